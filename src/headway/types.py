@@ -1,0 +1,385 @@
+"""The nouns every room shares: frozen, slotted, keyword-only.
+
+Names carry their base unit (`_s`, `_bytes`, `_tokens`, `_usd_per_hour`, …); the names of Hugging Face's
+`config.json` and of the engines' settings stay verbatim where they mean those settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    IntColumn = NDArray[np.int64]
+    FloatColumn = NDArray[np.float64]
+
+#: How a figure came to be. Never mixed, always shown.
+Belief = Literal["estimated", "simulated", "measured"]
+
+#: Number formats of weights, activations and KV. `int4` is AWQ or GPTQ (16-bit compute); `fp8_block` has 128×128 scales.
+Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "int4", "nvfp4", "mxfp4"]
+
+#: The latencies headway speaks of; `metrics.py` defines them.
+Metric = Literal["ttft", "tpot", "itl", "e2e"]
+METRICS: tuple[Metric, ...] = ("ttft", "tpot", "itl", "e2e")
+
+
+# --- facts --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where one figure comes from: the source, the day it was read or published (ISO), the unit it was given in."""
+
+    source: str
+    as_of: str
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """A datasheet: dense peaks only. What is achieved of them stands in `Calibration`."""
+
+    name: str
+    title: str
+    vendor: str
+    hbm_bytes: float
+    hbm_bytes_per_s: float
+    peak_flops_per_s: Mapping[str, float]  # by compute format: bf16, fp8, int8, fp4
+    scale_up_gpus: int  # size of the NVLink / xGMI / ICI domain; 1 where there is none
+    scale_up_bytes_per_s: float  # per GPU and direction inside that domain (PCIe where there is no link)
+    scale_out_bytes_per_s: float  # per GPU and direction beyond it (the NIC's share of one GPU)
+    gpus_per_node: int
+    board_power_w: float | None
+    compute_capability: str = ""  # NVIDIA only, e.g. "9.0"
+    aliases: tuple[str, ...] = ()
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)  # by field name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model's shape, in the words of its `config.json`.
+
+    The three layer counts say how attention is mixed; they sum to `num_hidden_layers` (attention-free
+    layers, as in some hybrids, belong to none and are counted in `other_layers`).
+    """
+
+    name: str
+    architecture: str
+    num_hidden_layers: int
+    hidden_size: int
+    vocab_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int  # width of the dense MLP (0 where every layer is MoE)
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    weight_dtype: Dtype  # as published
+    params: float  # all parameters
+    params_active: float  # touched by one token
+    # mixture of experts (0 where dense)
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    shared_expert_intermediate_size: int = 0  # summed over the shared experts
+    moe_layers: int = 0
+    # multi-head latent attention (0 where absent)
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    qk_nope_head_dim: int = 0
+    qk_rope_head_dim: int = 0
+    v_head_dim: int = 0
+    # mixed attention
+    full_attention_layers: int = 0
+    sliding_window_layers: int = 0
+    sliding_window: int = 0  # tokens
+    linear_attention_layers: int = 0
+    linear_state_bytes: int = 0  # recurrent state of one sequence and one linear layer
+    other_layers: int = 0
+    gated_mlp: bool = True  # three matrices (SwiGLU), otherwise two
+    aliases: tuple[str, ...] = ()
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether some layers route tokens to experts."""
+        return self.num_experts > 0
+
+    @property
+    def is_mla(self) -> bool:
+        """Whether attention keeps one latent per token in place of keys and values."""
+        return self.kv_lora_rank > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What one accelerator costs for an hour, under stated terms."""
+
+    accelerator: str
+    usd_per_gpu_hour: float
+    term: str  # on-demand, reserved-1y, reserved-3y, spot, capacity-block
+    provider: str
+    region: str  # a zone for spot
+    instance: str
+    gpus_per_instance: float
+    as_of: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """The engine's own settings, in the engine's own names (vLLM's where engines differ)."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    gpu_memory_utilization: float
+    block_size: int = 16
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    scheduler_reserve_full_isl: bool = True
+    async_scheduling: bool = True
+    cuda_graph_sizes: tuple[int, ...] = ()  # batch sizes captured; empty: no graphs, no padding
+
+
+# --- traffic ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixRuns:
+    """What each prompt consists of, so that shared prefixes can be found, as run-length coded block ids.
+
+    Request i consists of blocks of `block_tokens` tokens; its ids are the concatenation of the runs
+    `first_ids[j], first_ids[j]+1, …` (`counts[j]` of them) for j in `offsets[i]:offsets[i+1]`. An id stands for the
+    block *and everything before it* (prefix-chained), so two requests share a prefix of k blocks exactly when their
+    first k ids are equal. Ids may go beyond the prompt: they then name the output's blocks (a later turn of the same
+    session repeats them). Blocks without an id are shared with nobody. Ids are ≥ 0.
+    """
+
+    block_tokens: int
+    offsets: IntColumn  # (n_requests + 1,)
+    first_ids: IntColumn  # (n_runs,)
+    counts: IntColumn  # (n_runs,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """What arrives, as columns of one length, in order of arrival (`arrive_s` never decreases)."""
+
+    arrive_s: FloatColumn
+    isl_tokens: IntColumn  # ≥ 1
+    osl_tokens: IntColumn  # ≥ 1
+    prefix: PrefixRuns | None = None
+    session_id: IntColumn | None = None
+    adapter_id: IntColumn | None = None  # -1: none
+    tenant_id: IntColumn | None = None
+    class_id: IntColumn | None = None
+    priority: IntColumn | None = None  # smaller is sooner, as in vLLM
+
+    def __len__(self) -> int:
+        return len(self.arrive_s)
+
+
+# --- what is wanted ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """One limit on one percentile of one latency: `ttft`, 0.95, 0.5 s."""
+
+    metric: Metric
+    percentile_frac: float
+    limit_s: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} p{100 * self.percentile_frac:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """All objectives, and the share of requests that must be served at all."""
+
+    objectives: tuple[Objective, ...]
+    success_frac: float = 0.0
+
+
+# --- what is deployed -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallelism:
+    """How one replica is spread: `tp` × `pp` × `dp` GPUs; experts over `ep` of them (1: experts are tensor-sharded)."""
+
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    dp: int = 1  # attention data parallelism inside one replica
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.tp * self.pp * self.dp
+
+    def __str__(self) -> str:
+        parts = [f"TP{self.tp}"] + [f"{n}{v}" for n, v in (("PP", self.pp), ("EP", self.ep), ("DP", self.dp)) if v > 1]
+        return "·".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Equal replicas of one model on one kind of accelerator."""
+
+    name: str
+    role: Literal["mixed", "prefill", "decode"] = "mixed"
+    model: Model
+    accelerator: Accelerator
+    engine: str
+    engine_version: str
+    settings: EngineSettings
+    parallelism: Parallelism
+    weight_dtype: Dtype
+    kv_dtype: Dtype
+    replicas: int
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole pool."""
+        return self.replicas * self.parallelism.gpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Pools behind a router."""
+
+    pools: tuple[Pool, ...]
+    router: str = "least-outstanding"
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all pools."""
+        return sum(pool.gpus for pool in self.pools)
+
+
+# --- between the step-time model and the simulator --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTable:
+    """How long an engine step takes, in integer picoseconds, in the form the simulator can jump over.
+
+    With n decodes whose contexts sum to S, window attention over w tokens, and prefill chunks of m_i new tokens on top
+    of x_i computed ones (M = n + Σ m_i tokens in all):
+
+        attention(n, S) = context_ps_per_token · S + window_ps_per_token · min(S, n · window_tokens)
+        pure decode     = decode_ps[n] + attention(n, S)
+        with a prefill  = mixed_ps[M] + attention(n, S) + prefill_ps_per_pair · Σ m_i (2 x_i + m_i)
+
+    `decode_ps` has max_num_seqs + 1 entries and `mixed_ps` max_num_batched_tokens + 1; entry 0 is unused.
+    A context counts the tokens in KV before the step. Host overhead, CUDA-graph padding, LM head and communication are
+    inside the tables. `min(S, n·w)` bounds Σ min(context, w) from above and equals it when all contexts lie on one side.
+    """
+
+    decode_ps: IntColumn
+    mixed_ps: IntColumn
+    context_ps_per_token: int
+    prefill_ps_per_pair: int
+    window_ps_per_token: int = 0
+    window_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """All the simulator knows of one replica."""
+
+    settings: EngineSettings
+    step: StepTable
+    num_gpu_blocks: int  # usable KV blocks of the whole replica
+    frontend_s: float = 0.0  # tokenise, HTTP, IPC: added to TTFT and E2E of every request
+
+
+# --- what came of it --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """An error band as fractions of the figure: the truth lies in value·(1 + low) … value·(1 + high)."""
+
+    low_frac: float
+    high_frac: float
+    confidence_frac: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """One latency over the requests of a window (ITL: over their gaps)."""
+
+    samples: int
+    mean_s: float
+    max_s: float
+    quantiles_s: Mapping[float, float]  # by fraction: 0.5, 0.9, 0.95, 0.99 and those an objective asks for
+    band: Band | None = None
+
+    def at(self, percentile_frac: float) -> float:
+        """Return the quantile at that fraction, in seconds.
+
+        Raises:
+            KeyError: it was not computed.
+        """
+        return self.quantiles_s[percentile_frac]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a deployment did or would do: one shape for estimated, simulated and measured."""
+
+    source: Belief
+    latency: Mapping[Metric, Latency]
+    window_s: float  # length of the window the figures are over, warm-up and cool-down cut
+    arrived: int  # requests of the window
+    finished: int
+    failed: int  # refused: can never fit, or too long for the model
+    unfinished: int  # still waiting or running at the end
+    requests_per_s: float
+    input_tokens_per_s: float
+    output_tokens_per_s: float
+    goodput_per_s: float  # requests per second that met every objective
+    slo_attainment_frac: float  # share of arrived requests that met every objective
+    meets_slo: bool  # every objective's percentile holds, and success_frac
+    preemptions: int
+    prefix_hit_frac: float  # prompt tokens found in the prefix cache
+    busy_frac: Mapping[float, float]  # share of time replicas were stepping: quantiles over windows
+    kv_used_frac: Mapping[float, float]  # quantiles over time
+    mfu_frac: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a deployment costs for the traffic it carries."""
+
+    price: Price
+    gpus: int
+    usd_per_hour: float
+    usd_per_m_input_tokens: float
+    usd_per_m_output_tokens: float
+    usd_per_request: float
+    usd_per_good_request: float
+    idle_gpu_hours_per_hour: float  # GPU-hours paid but not stepping, each hour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One deployment, what came of it and what it costs; or why it was put aside."""
+
+    deployment: Deployment
+    outcome: Outcome | None
+    cost: Cost | None
+    binds: str = ""
+    rejected_because: str = ""
