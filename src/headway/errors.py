@@ -30,7 +30,9 @@ class InputError(HeadwayError):
     def __init__(self, problem: str, *, file: object = None, place: str = "", hint: str = "") -> None:
         self.problem, self.file, self.place, self.hint = problem, str(file) if file else "", place, hint
         where = ": ".join(part for part in (self.file, self.place) if part)
-        super().__init__(f"{where}: {problem}{f' ({hint})' if hint else ''}" if where else f"{problem}{hint and f' ({hint})'}")
+        super().__init__(
+            f"{where}: {problem}{f' ({hint})' if hint else ''}" if where else f"{problem}{hint and f' ({hint})'}"
+        )
 
 
 class InfeasibleError(HeadwayError):

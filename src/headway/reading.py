@@ -5,6 +5,7 @@ The catalogue, a user's additions to it and scenarios are all read through here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -94,8 +95,9 @@ class Node:
         return yaml.constructor.SafeConstructor().construct_object(self.raw)
 
     def _got(self) -> str:
-        kinds = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list"}
-        return kinds.get(type(self.raw), repr(getattr(self.raw, "value", None)))
+        if self.is_mapping:
+            return "a mapping"
+        return "a list" if self.is_list else repr(self.raw.value)
 
     @property
     def is_null(self) -> bool:
@@ -153,7 +155,7 @@ class Node:
             InputError: not a finite number, or outside the bounds.
         """
         value = self._scalar("a number")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == float("inf"):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             self.fail(f"expected a finite number, got {self.raw.value!r}")
         self._check_bounds(value, least, most)
         return float(value)

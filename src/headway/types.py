@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: How a figure came to be. Never mixed, always shown.
 Belief = Literal["estimated", "simulated", "measured"]
 
-#: Number formats of weights, activations and KV. `int4` is AWQ or GPTQ (16-bit compute); `fp8_block` has 128×128 scales.
+#: Number formats of weights and KV. `int4` is AWQ or GPTQ (16-bit compute); `fp8_block` has 128×128 scales.
 Dtype = Literal["bf16", "fp8", "fp8_block", "int8", "int4", "nvfp4", "mxfp4"]
 
 #: The latencies headway speaks of; `metrics.py` defines them.
@@ -274,22 +274,26 @@ class Deployment:
 class StepTable:
     """How long an engine step takes, in integer picoseconds, in the form the simulator can jump over.
 
-    With n decodes whose contexts sum to S, window attention over w tokens, and prefill chunks of m_i new tokens on top
-    of x_i computed ones (M = n + Σ m_i tokens in all):
+    With n decodes whose contexts sum to S, window attention over w tokens, and c prefill chunks of m_i new tokens on
+    top of x_i computed ones (M = n + Σ m_i tokens in all):
 
         attention(n, S) = context_ps_per_token · S + window_ps_per_token · min(S, n · window_tokens)
         pure decode     = decode_ps[n] + attention(n, S)
-        with a prefill  = mixed_ps[M] + attention(n, S) + prefill_ps_per_pair · Σ m_i (2 x_i + m_i)
+        with a prefill  = mixed_ps[M] + sequence_ps · (n + c) + attention(n, S)
+                          + prefill_ps_per_pair · Σ m_i (2 x_i + m_i) + prefill_context_ps_per_token · Σ x_i
 
     `decode_ps` has max_num_seqs + 1 entries and `mixed_ps` max_num_batched_tokens + 1; entry 0 is unused.
-    A context counts the tokens in KV before the step. Host overhead, CUDA-graph padding, LM head and communication are
-    inside the tables. `min(S, n·w)` bounds Σ min(context, w) from above and equals it when all contexts lie on one side.
+    A context counts the tokens in KV before the step. Host overhead, CUDA-graph padding, LM head and communication
+    are inside the tables. `min(S, n·w)` bounds Σ min(context, w) from above and equals it when all contexts lie on
+    one side of the window.
     """
 
     decode_ps: IntColumn
     mixed_ps: IntColumn
     context_ps_per_token: int
     prefill_ps_per_pair: int
+    sequence_ps: int = 0
+    prefill_context_ps_per_token: int = 0
     window_ps_per_token: int = 0
     window_tokens: int = 0
 

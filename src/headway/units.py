@@ -8,7 +8,18 @@ from __future__ import annotations
 import math
 import re
 
-_TIME = {"ps": 1e-12, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME = {
+    "ps": 1e-12,
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BYTES = {f"{p}B": f for p, f in _DECIMAL.items() if p != "K"} | {
     f"{p}iB": 1024.0**i for i, p in enumerate(("K", "M", "G", "T", "P"), start=1)
@@ -67,7 +78,7 @@ def parse_quantity(text: object, dimension: str) -> float:
     units = UNITS[dimension]
     expected = f"expected a quantity such as {EXAMPLE[dimension]!r}"
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
-        raise ValueError(f"{expected}, got {text!r}")
+        raise ValueError(f"{expected}, got {text!r}")  # noqa: TRY004 - the caller turns it into an InputError
     match = _QUANTITY.match(str(text))
     if not match:
         raise ValueError(f"{expected}, got {text!r}")
@@ -92,12 +103,18 @@ def _scaled(value: float, steps: tuple[tuple[float, str], ...], digits: int) -> 
 
 def show_s(value_s: float, digits: int = 3) -> str:
     """Show a duration: `0.0283` → `28.3 ms`."""
-    return _scaled(value_s, ((86400.0, "d"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps")), digits)
+    return _scaled(
+        value_s,
+        ((86400.0, "d"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps")),
+        digits,
+    )
 
 
 def show_bytes(value_bytes: float, digits: int = 3) -> str:
     """Show a size in binary units: `85899345920` → `80 GiB`."""
-    return _scaled(value_bytes, ((1024.0**4, "TiB"), (1024.0**3, "GiB"), (1024.0**2, "MiB"), (1024.0, "KiB"), (1.0, "B")), digits)
+    return _scaled(
+        value_bytes, ((1024.0**4, "TiB"), (1024.0**3, "GiB"), (1024.0**2, "MiB"), (1024.0, "KiB"), (1.0, "B")), digits
+    )
 
 
 def show_count(value: float, unit: str = "", digits: int = 3) -> str:
