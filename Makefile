@@ -1,0 +1,57 @@
+# Two targets do everything on a fresh machine (Python 3.11+, pip, git, gcc): `make plan` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CORE   := $(wildcard src/headway/simulator/*.py)
+
+.PHONY: plan test check lint types contracts docs nightly bench equality regret clean help
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Reinstalled when what is installed or compiled changes; a failed compilation leaves the interpreted core.
+$(STAMP): pyproject.toml setup.py $(CORE) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+plan: $(STAMP) ## set up and plan the example scenario
+	$(BIN)/headway plan examples/chat-70b.yaml --out out/chat-70b
+
+test: $(STAMP) lint types contracts check docs ## set up and run everything CI runs
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+contracts: $(STAMP)
+	$(BIN)/lint-imports
+
+check: $(STAMP) ## the tests, with coverage
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term -m "not nightly"
+
+docs: $(STAMP) ## build the documentation, warnings fatal
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -b doctest docs docs/_build/doctest
+
+nightly: $(STAMP) ## the long form of the laws
+	$(BIN)/python -m pytest -n 2 -m nightly
+
+equality: $(STAMP) ## prove the fast core equal to the naive twin on 10,000 cases
+	$(BIN)/python benchmarks/equality.py
+
+regret: $(STAMP) ## prove the planner's choice against exhaustive simulation
+	$(BIN)/python benchmarks/regret.py
+
+bench: $(STAMP) ## print the speed table
+	$(BIN)/python benchmarks/speed.py
+
+clean: ## remove what was built
+	rm -rf $(VENV) build docs/_build out .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	find src -name '*.so' -delete

@@ -1,0 +1,85 @@
+"""The house rules, as tests: units in names, light imports, files of bounded size."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "headway"
+FILES = sorted(p for p in SOURCE.rglob("*.py"))
+
+UNITS = r"(_s|_ps|_bytes|_bytes_per_s|_flops|_flops_per_s|_tokens|_tokens_per_s|_usd|_usd_per_hour|_w|_frac|_per_s)$"
+#: Words that name a dimensioned thing: a name that ends in one, or holds a unit that is not the base unit, is refused.
+BARE = re.compile(
+    r"(^|_)(latency|duration|timeout|delay|interval|elapsed|bandwidth|throughput|memory|cost|power|ratio|percent|pct|rate)$"
+)
+FOREIGN = re.compile(r"_(ms|us|ns|sec|secs|seconds|minutes|hours|kb|mb|gb|tb|kib|mib|gib|tflops|gflops|mhz|ghz|percent|pct)$")
+#: Names that are the engines', the catalogue's or another format's own.
+ALLOWED: dict[str, str] = {}
+
+
+def names_of(tree: ast.AST) -> list[tuple[str, int]]:
+    """Arguments of functions, and annotated fields of classes."""
+    found: list[tuple[str, int]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            args = node.args
+            found += [(a.arg, a.lineno) for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+        elif isinstance(node, ast.ClassDef):
+            found += [
+                (s.target.id, s.lineno)
+                for s in node.body
+                if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
+            ]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_names_carry_base_units(path: Path) -> None:
+    wrong = [
+        f"{name} (line {line})"
+        for name, line in names_of(ast.parse(path.read_text(encoding="utf-8")))
+        if name not in ALLOWED and (FOREIGN.search(name) or BARE.search(name))
+    ]
+    assert not wrong, f"{path.name}: a unit is missing or not the base unit: {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("name", ["timeout", "rate", "ttft_ms", "memory", "hbm_gb", "usage_percent"])
+def test_the_unit_rule_can_fail(name: str) -> None:
+    assert FOREIGN.search(name) or BARE.search(name)
+
+
+@pytest.mark.parametrize("name", ["ttft_s", "hbm_bytes_per_s", "usd_per_hour", "max_num_seqs", "memory_bytes"])
+def test_the_unit_rule_can_pass(name: str) -> None:
+    assert not (FOREIGN.search(name) or BARE.search(name))
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {module.split(".")[0] for module in done.stdout.splitlines()[-1].split()}
+
+
+HEAVY = {"numpy", "polars", "matplotlib", "plotext", "pandas", "scipy", "pyarrow", "numba", "fastapi", "httpx", "mcp"}
+
+
+def test_importing_headway_loads_nothing_heavy() -> None:
+    assert not loaded_by("import headway") & HEAVY
+
+
+def test_showing_help_loads_nothing_heavy() -> None:
+    code = "from headway.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert not loaded_by(code) & HEAVY
+
+
+def test_the_light_import_rule_can_fail() -> None:
+    assert "numpy" in loaded_by("import numpy") & HEAVY
