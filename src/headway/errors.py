@@ -28,11 +28,10 @@ class InputError(HeadwayError):
     exit_code = 2
 
     def __init__(self, problem: str, *, file: object = None, place: str = "", hint: str = "") -> None:
-        self.problem, self.file, self.place, self.hint = problem, str(file) if file else "", place, hint
+        self.problem, self.file = _one_line(problem), _one_line(str(file)) if file else ""
+        self.place, self.hint = _one_line(place), _one_line(hint)
         where = ": ".join(part for part in (self.file, self.place) if part)
-        super().__init__(
-            f"{where}: {problem}{f' ({hint})' if hint else ''}" if where else f"{problem}{hint and f' ({hint})'}"
-        )
+        super().__init__(f"{where}: " * bool(where) + self.problem + f" ({self.hint})" * bool(hint))
 
 
 class InfeasibleError(HeadwayError):
@@ -59,6 +58,12 @@ class EvidenceError(HeadwayError):
     """There is too little to answer from; the message says what is missing."""
 
     exit_code = 4
+
+
+def _one_line(text: str, longest: int = 400) -> str:
+    """Keep an error on one line of bounded length, whatever was in the input it quotes."""
+    line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text[: longest + 1])
+    return line if len(text) <= longest else line[:longest] + "…"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

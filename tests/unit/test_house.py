@@ -13,12 +13,12 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "headway"
 FILES = sorted(p for p in SOURCE.rglob("*.py"))
 
-UNITS = r"(_s|_ps|_bytes|_bytes_per_s|_flops|_flops_per_s|_tokens|_tokens_per_s|_usd|_usd_per_hour|_w|_frac|_per_s)$"
-#: Words that name a dimensioned thing: a name that ends in one, or holds a unit that is not the base unit, is refused.
 BARE = re.compile(
     r"(^|_)(latency|duration|timeout|delay|interval|elapsed|bandwidth|throughput|memory|cost|power|ratio|percent|pct|rate)$"
 )
-FOREIGN = re.compile(r"_(ms|us|ns|sec|secs|seconds|minutes|hours|kb|mb|gb|tb|kib|mib|gib|tflops|gflops|mhz|ghz|percent|pct)$")
+FOREIGN = re.compile(
+    r"_(ms|us|ns|sec|secs|seconds|minutes|hours|kb|mb|gb|tb|kib|mib|gib|tflops|gflops|mhz|ghz|percent|pct)$"
+)
 #: Names that are the engines', the catalogue's or another format's own.
 ALLOWED: dict[str, str] = {}
 
