@@ -113,6 +113,11 @@ class Model:
         return self.num_experts > 0
 
     @property
+    def dense_layers(self) -> int:
+        """Layers with a dense MLP; where attention and MLP are layers of their own, only those of the MLPs."""
+        return (self.other_layers or self.num_hidden_layers) - self.moe_layers
+
+    @property
     def is_mla(self) -> bool:
         """Whether attention keeps one latent per token in place of keys and values."""
         return self.kv_lora_rank > 0
@@ -124,13 +129,58 @@ class Price:
 
     accelerator: str
     usd_per_gpu_hour: float
-    term: str  # on-demand, reserved-1y, reserved-3y, spot, capacity-block
+    term: str  # on-demand, reserved-1y, reserved-3y, spot, capacity-block, committed
     provider: str
-    region: str  # a zone for spot
+    region: str  # empty: wherever the provider is
     instance: str
     gpus_per_instance: float
     as_of: str
     source: str
+    zone: str = ""  # spot prices differ by zone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A kind of link between accelerators: what one of them can send, and how late it arrives."""
+
+    name: str
+    title: str
+    bytes_per_s: float  # per accelerator and direction
+    latency_s: float | None = None  # one way, a small message; None where no source says
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTier:
+    """The defaults an engine resolves for accelerators with at least this much memory."""
+
+    least_hbm_bytes: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    unless: tuple[str, ...] = ()  # accelerators whose name holds one of these words belong to a lower tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """One version of a serving engine: where it runs and the defaults it resolves."""
+
+    name: str
+    version: str
+    title: str
+    simulated: bool  # whether the simulator follows this engine's scheduler
+    vendors: tuple[str, ...]  # of accelerators it runs on
+    weight_dtypes: Mapping[str, tuple[str, ...]]  # by vendor
+    least_compute_capability: Mapping[str, float]  # by weight dtype, NVIDIA only
+    gpu_memory_utilization: float
+    block_size: int
+    enable_prefix_caching: bool
+    enable_chunked_prefill: bool
+    scheduler_reserve_full_isl: bool
+    async_scheduling: bool
+    tiers: tuple[EngineTier, ...] = ()  # most memory first
+    cuda_graph_limit: int = 0  # largest batch captured by default; 0: no graphs, or no source says
+    cuda_graph_limit_by_capability: Mapping[str, int] = field(default_factory=dict)  # e.g. "10": 1024
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
