@@ -1,0 +1,57 @@
+"""Clock times as logs write them, as seconds from the first: texts of ISO 8601, or numbers since 1970."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from headway.workload.source import Source
+
+_NAIVE = "%Y-%m-%d %H:%M:%S%.f"
+#: Beyond these years nanoseconds since 1970 leave 64 bits.
+_YEARS = r"^(19[7-9]|20\d|21\d|22[0-5])\d-"
+#: A number since 1970 is seconds below the first bound (the year 5138), then ms, µs, ns: a factor of 1,000 apart.
+_UNITS = ((1e11, 1.0), (1e14, 1e-3), (1e17, 1e-6), (float("inf"), 1e-9))
+
+
+def iso_ns(texts: pl.Series) -> pl.Series:
+    """Return nanoseconds since 1970 of ISO 8601 texts; no zone means UTC; null where unreadable."""
+    texts = texts.str.strip_chars().str.replace("T", " ", literal=True).str.replace(r"[Zz]$", "+00:00")
+    texts = pl.select(pl.when(texts.str.contains(_YEARS)).then(texts)).to_series()
+    naive = texts.str.to_datetime(_NAIVE, time_unit="ns", strict=False).dt.timestamp("ns")
+    if not naive.is_null().any():
+        return naive
+    zoned = texts.str.to_datetime(f"{_NAIVE}%:z", time_unit="ns", strict=False).dt.timestamp("ns")
+    return naive.fill_null(zoned)
+
+
+def from_first(ns: pl.Series) -> pl.Series:
+    """Return seconds since the earliest; exact to the nanosecond within 100 days."""
+    first = ns.min()
+    return (ns - (first if isinstance(first, int) else 0)).cast(pl.Float64) / 1e9
+
+
+def clock_s(source: Source, texts: pl.Series, column: str) -> pl.Series:
+    """Return seconds since the earliest of times in any of the accepted forms; null where a row has none.
+
+    A text is ISO 8601 or a number; numbers are seconds, milliseconds, microseconds or nanoseconds since 1970 by their
+    size (one unit for the file, that of its largest).
+
+    Raises:
+        InputError: a row has a text that is neither.
+    """
+    numbers = texts.cast(pl.Float64, strict=False)
+    if texts.null_count() == numbers.null_count():
+        largest = numbers.drop_nans().max()
+        factor = next(f for bound, f in _UNITS if not isinstance(largest, float) or largest < bound or f == 1e-9)
+        first = numbers.drop_nans().min()
+        return (numbers - (first if isinstance(first, float) else 0.0)) * factor
+    ns = iso_ns(texts)
+    bad = texts.is_not_null() & ns.is_null()
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        got = texts[row]
+        source.fail(f"expected a time such as '2023-11-16 18:17:03.97', got {got!r}", f"row {row + 1}, {column}")
+    return from_first(ns)
