@@ -1,0 +1,127 @@
+"""Lowers a pool to the integer tables the simulator jumps over.
+
+The closed form of `StepTable` never lies below `step` (beyond rounding), and equals it where the GPU is what a step
+waits for, except for three things a table of sums cannot know, each charged at its upper bound:
+
+* the window: Σ min(context, w) is taken as min(S, n·w); equal when all contexts lie on one side of w. In prefill
+  every token of a mixed step pays a whole window;
+* the LM head and sampler of a mixed step: a chord from one sequence to `max_num_seqs`, equal at both ends (the head is
+  convex in its rows);
+* an asynchronous host (or kernel launches outside a graph) slower than the GPU: attention is added to the slower of
+  the two instead of hiding behind it, and a mixed step waits for as many sequences as it could hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.perf.calibration import Calibration, calibration as calibrated
+from headway.perf.memory import memory
+from headway.perf.operators import Machine, attention_rates, machine, sequence_operators, token_operators
+from headway.perf.shapes import attention_layers
+from headway.perf.step import host_time_s, launch_floor_s, pad_tokens
+from headway.types import Replica, StepTable
+
+if TYPE_CHECKING:
+    from headway.types import FloatColumn, IntColumn, Pool
+
+_PS_PER_S = 1e12
+
+
+def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
+    """Return the step times of one replica as integer picoseconds.
+
+    With a pipeline or data-parallel ranks, an entry is the time in which every sequence advances once: one share of
+    ⌈n / (pp·dp)⌉ through all stages (see `step`).
+
+    Raises:
+        InfeasibleError: the model cannot be spread that way.
+    """
+    on, settings = machine(pool, calibration), pool.settings
+    rates, window = attention_rates(on), _window(pool)
+    decodes = np.arange(settings.max_num_seqs + 1)
+    tokens = np.arange(settings.max_num_batched_tokens + 1)
+    head_s, head_sequence_s = _head_chord(on, settings.max_num_seqs)
+    window_token_s = 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
+    decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
+    mixed_s = _busy_s(on, tokens, head_s + window_token_s * tokens)
+    sequences = np.minimum(tokens, settings.max_num_seqs)
+    if settings.async_scheduling:
+        decode_s = np.maximum(decode_s, host_time_s(on, decodes))
+        mixed_s = np.maximum(mixed_s, host_time_s(on, sequences))
+        sequence_s = head_sequence_s
+    else:
+        decode_s = decode_s + host_time_s(on, decodes)
+        mixed_s = mixed_s + host_time_s(on, 0)
+        sequence_s = head_sequence_s + on.calibration.host_sequence_s / pool.parallelism.dp
+    return StepTable(
+        decode_ps=_table_ps(decode_s),
+        mixed_ps=_table_ps(mixed_s),
+        context_ps_per_token=_ps(rates.context_s_per_token),
+        prefill_ps_per_pair=_ps(rates.pair_s),
+        sequence_ps=_ps(sequence_s),
+        prefill_context_ps_per_token=_ps(rates.prefill_context_s_per_token),
+        window_ps_per_token=_ps(rates.window_s_per_token),
+        window_tokens=window,
+    )
+
+
+def replica(pool: Pool, calibration: Calibration | None = None, *, context_tokens: int | None = None) -> Replica:
+    """Return all the simulator needs of one replica: step times, KV blocks and the front end's time.
+
+    Args:
+        pool: what is deployed.
+        calibration: constants to use in place of the stored ones.
+        context_tokens: typical context of a sequence; it matters only where KV has several groups
+            (`MemoryPlan.sequence_blocks`).
+
+    Raises:
+        InfeasibleError: it does not fit, or cannot be spread that way.
+    """
+    constants = calibration or calibrated(pool.accelerator, pool.engine)
+    return Replica(
+        settings=pool.settings,
+        step=lower(pool, constants),
+        num_gpu_blocks=memory(pool, constants).sequence_blocks(context_tokens),
+        frontend_s=constants.frontend_s,
+    )
+
+
+def _window(pool: Pool) -> int:
+    _, window_layers = attention_layers(pool.model, pool.settings.max_model_len)
+    return pool.model.sliding_window if window_layers else 0
+
+
+def _busy_s(on: Machine, tokens: IntColumn, extra_s: FloatColumn) -> FloatColumn:
+    """Return GPU time for each number of tokens, attention over contexts left out; launches bound it from below."""
+    share = -(-tokens // on.shares)
+    padded, graph = pad_tokens(on.pool.settings.cuda_graph_sizes, share)
+    distinct, index = np.unique(padded, return_inverse=True)
+    linear_s = sum((op.time_s for op in token_operators(on, distinct.astype(np.float64))), np.zeros(len(distinct)))
+    layers = on.pool.model.full_attention_layers + on.pool.model.sliding_window_layers
+    gpu_s = linear_s[index] + layers * on.calibration.attention_fixed_s + extra_s
+    return np.where(graph, gpu_s, np.maximum(gpu_s, launch_floor_s(on)))
+
+
+def _rows_s(on: Machine, rows: FloatColumn) -> FloatColumn:
+    return sum((np.asarray(op.time_s) for op in sequence_operators(on, rows)), np.zeros(len(rows)))
+
+
+def _head_chord(on: Machine, max_num_seqs: int) -> tuple[float, float]:
+    """Return (constant, slope per sequence) of the chord from one sequence to all."""
+    ends = np.array([1.0, max(max_num_seqs, 2)])
+    first, last = _rows_s(on, ends / on.shares)
+    slope = (last - first) / (ends[1] - ends[0])
+    return float(first - slope), float(slope)
+
+
+def _ps(seconds: float) -> int:
+    return round(seconds * _PS_PER_S)
+
+
+def _table_ps(seconds: FloatColumn) -> IntColumn:
+    table = np.rint(seconds * _PS_PER_S).astype(np.int64)
+    table[0] = 0
+    return table

@@ -1,0 +1,370 @@
+"""Every operator of one step on one GPU: FLOPs, bytes, and the time they take at achievable rates.
+
+    time = count · (fixed + overlap(compute, memory)) + communication
+    overlap(a, b) = (a⁴ + b⁴)^¼
+
+The exponent says how well compute hides memory traffic: ∞ is the textbook roofline, 1 no overlap at all. Fits to some
+12,000 GEMM shapes on each of H100 and H200 gave 3.3 and 4.5; 4 lies between and needs square roots alone.
+
+All quantities may be columns (one entry per batch), so that a table of steps is one evaluation. Token counts are those
+of one GPU: of one micro-batch of a pipeline and one rank of data-parallel attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from headway.errors import InputError
+from headway.perf.calibration import Calibration, calibration as calibrated
+from headway.perf.formats import KV_BYTES, WEIGHT_BYTES, compute_format
+from headway.perf.shapes import (
+    Experts,
+    Matmul,
+    attention_layers,
+    check_parallelism,
+    dense_layers,
+    experts,
+    kv_elements,
+    lm_head,
+    matmuls,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from headway.types import Pool
+
+Column: TypeAlias = "NDArray[np.float64] | float"
+
+_TILE = 64  # rows of a GEMM tile: a multiply is paid for in whole tiles
+_EXPERT_TILE = 16  # rows of the smallest tile of grouped GEMMs, the tensor core's own
+_BF16_BYTES = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """What one kind of operator does in one step, all its layers together, on one GPU."""
+
+    name: str
+    count: float
+    flops: Column = 0.0
+    moved_bytes: Column = 0.0  # through HBM
+    sent_bytes: Column = 0.0  # through the link, per direction
+    compute_s: Column = 0.0
+    memory_s: Column = 0.0
+    communication_s: Column = 0.0
+    fixed_s: Column = 0.0
+    time_s: Column = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A path between GPUs: fixed time of a transfer and the bandwidth reached, per GPU and direction."""
+
+    fixed_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionRates:
+    """Seconds attention takes per unit of work, all layers and stages, divided by the ranks that share a batch."""
+
+    context_s_per_token: float  # decode over layers with full attention
+    window_s_per_token: float
+    pair_s: float  # prefill, per unit of Σ m (2x + m)
+    window_pair_s: float
+    prefill_context_s_per_token: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One GPU of a pool ready to be timed: the matrices it holds and the rates it reaches."""
+
+    pool: Pool
+    calibration: Calibration
+    matmuls: tuple[Matmul, ...]
+    lm_head: Matmul
+    experts: Experts | None
+    flops_per_s: Mapping[str, float]  # achieved in GEMMs, by compute format
+    bf16_flops_per_s: float  # peak
+    hbm_bytes_per_s: float  # peak
+
+    @property
+    def shares(self) -> int:
+        """Over how many equal shares a batch is split: micro-batches of a pipeline times ranks of data parallelism."""
+        return self.pool.parallelism.pp * self.pool.parallelism.dp
+
+
+def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
+    """Prepare one GPU of a pool.
+
+    Raises:
+        InfeasibleError: the model cannot be spread that way.
+        InputError: the accelerator has no bf16 peak.
+    """
+    check_parallelism(pool)
+    peaks = pool.accelerator.peak_flops_per_s
+    if not peaks.get("bf16"):
+        raise InputError(f"no bf16 peak is known for {pool.accelerator.name}", place="peak_flops_per_s")
+    constants = calibration or calibrated(pool.accelerator, pool.engine)
+    fracs = constants.gemm_compute_frac
+    return Machine(
+        pool=pool,
+        calibration=constants,
+        matmuls=tuple(matmuls(pool)),
+        lm_head=lm_head(pool),
+        experts=experts(pool),
+        flops_per_s={name: peak * fracs[name] for name, peak in peaks.items() if name in fracs},
+        bf16_flops_per_s=peaks["bf16"],
+        hbm_bytes_per_s=pool.accelerator.hbm_bytes_per_s,
+    )
+
+
+def overlap(compute_s: Column, memory_s: Column) -> Column:
+    """Return the time of compute and memory traffic that overlap imperfectly: at least the longer of the two."""
+    compute2, memory2 = compute_s * compute_s, memory_s * memory_s
+    return np.sqrt(np.sqrt(compute2 * compute2 + memory2 * memory2))
+
+
+def link(on: Machine, gpus: int) -> Link:
+    """Return the path a group of GPUs talks over: inside the scale-up domain, PCIe where there is none, or beyond."""
+    accelerator, constants = on.pool.accelerator, on.calibration
+    domain = accelerator.scale_up_gpus if accelerator.scale_up_gpus > 1 else accelerator.gpus_per_node
+    if gpus <= domain:
+        return Link(
+            fixed_s=constants.scale_up_fixed_s,
+            bytes_per_s=accelerator.scale_up_bytes_per_s * constants.scale_up_frac,
+        )
+    return Link(
+        fixed_s=constants.scale_out_fixed_s,
+        bytes_per_s=accelerator.scale_out_bytes_per_s * constants.scale_out_frac,
+    )
+
+
+# --- what grows with the tokens of the step ----------------------------------------------------------------
+
+
+def token_operators(on: Machine, tokens: Column) -> list[Operator]:
+    """Return everything that depends on the tokens of a step alone: projections, MLPs, experts, collectives.
+
+    Args:
+        on: the GPU.
+        tokens: tokens of one share, padding included.
+    """
+    found = [_gemm(on, matrix, tokens, _TILE * np.ceil(np.asarray(tokens) / _TILE)) for matrix in on.matmuls]
+    if on.experts:
+        found.append(_experts(on, on.experts, tokens * on.pool.parallelism.dp))
+    found += [_elementwise(on, tokens), _layer_overhead(on)]
+    return found + _collectives(on, tokens)
+
+
+def _gemm(on: Machine, matrix: Matmul, rows: Column, tiled_rows: Column) -> Operator:
+    peak = on.flops_per_s[compute_format(matrix.dtype, on.pool.accelerator)]
+    weights = matrix.k * matrix.n * WEIGHT_BYTES[matrix.dtype]
+    moved = weights + _BF16_BYTES * (matrix.k + matrix.n) * rows
+    compute_s = 2 * matrix.k * matrix.n / peak * tiled_rows
+    memory_s = moved / (on.hbm_bytes_per_s * on.calibration.gemm_memory_frac)
+    fixed_s = on.calibration.gemm_fixed_s
+    return Operator(
+        name=matrix.name,
+        count=matrix.count,
+        flops=2 * matrix.params * rows,
+        moved_bytes=matrix.count * moved,
+        compute_s=matrix.count * compute_s,
+        memory_s=matrix.count * memory_s,
+        fixed_s=matrix.count * fixed_s,
+        time_s=matrix.count * (fixed_s + overlap(compute_s, memory_s)),
+    )
+
+
+def _experts(on: Machine, held: Experts, tokens: Column) -> Operator:
+    """Time the routed experts; `tokens` are those of all data-parallel ranks.
+
+    Under balanced routing a token misses one expert with probability 1 − K/E, so m tokens reach
+    E (1 − (1 − K/E)^m) experts; each is padded to whole tiles.
+    """
+    constants, dtype = on.calibration, held.dtype
+    reached = held.local * -np.expm1(np.asarray(tokens) * np.log1p(-held.per_token / held.total))
+    routed = tokens * held.per_token * held.local / held.total
+    peak = on.pool.accelerator.peak_flops_per_s[compute_format(dtype, on.pool.accelerator)]
+    moved = reached * held.params_each * WEIGHT_BYTES[dtype] + 4 * _BF16_BYTES * on.pool.model.hidden_size * tokens
+    compute_s = 2 * held.params_each * np.maximum(routed, _EXPERT_TILE * reached) / (peak * constants.expert_compute_frac)
+    memory_s = moved / (on.hbm_bytes_per_s * constants.expert_memory_frac)
+    return Operator(
+        name="experts",
+        count=held.count,
+        flops=held.count * 2 * held.params_each * routed,
+        moved_bytes=held.count * moved,
+        compute_s=held.count * compute_s,
+        memory_s=held.count * memory_s,
+        fixed_s=held.count * constants.expert_fixed_s,
+        time_s=held.count * (constants.expert_fixed_s + overlap(compute_s, memory_s)),
+    )
+
+
+def _elementwise(on: Machine, tokens: Column) -> Operator:
+    """Norms with residual (read and write both, twice a layer) and the gate of dense MLPs, each one fused kernel."""
+    model, tp = on.pool.model, on.pool.parallelism.tp
+    norms = 8 * model.hidden_size * model.num_hidden_layers
+    gates = 3 * model.intermediate_size / tp * dense_layers(model)
+    moved = _BF16_BYTES * (norms + gates) * tokens
+    memory_s = moved / (on.hbm_bytes_per_s * on.calibration.gemm_memory_frac)
+    return Operator(
+        name="norms, gates", count=model.num_hidden_layers, moved_bytes=moved, memory_s=memory_s, time_s=memory_s
+    )
+
+
+def _layer_overhead(on: Machine) -> Operator:
+    layers = on.pool.model.num_hidden_layers
+    fixed_s = layers * on.calibration.layer_fixed_s
+    return Operator(name="layer overhead", count=layers, fixed_s=fixed_s, time_s=fixed_s)
+
+
+# --- what is sent ------------------------------------------------------------------------------------------
+
+
+def _transfer(name: str, count: float, sent: Column, path: Link) -> Operator:
+    communication_s = count * sent / path.bytes_per_s
+    fixed_s = count * path.fixed_s
+    return Operator(
+        name=name,
+        count=count,
+        sent_bytes=count * sent,
+        communication_s=communication_s,
+        fixed_s=fixed_s,
+        time_s=communication_s + fixed_s,
+    )
+
+
+def _collectives(on: Machine, tokens: Column) -> list[Operator]:
+    model, par = on.pool.model, on.pool.parallelism
+    hidden = _BF16_BYTES * model.hidden_size * tokens
+    spread_experts = model.moe_layers if par.dp > 1 else 0
+    found = []
+    if par.tp > 1:
+        mixers = model.num_hidden_layers - model.other_layers
+        reduced = mixers + dense_layers(model) + model.moe_layers - spread_experts
+        ring = 2 * (par.tp - 1) / par.tp
+        found.append(_transfer("all-reduce", reduced, ring * hidden, link(on, par.tp)))
+    if spread_experts:
+        found.append(_expert_exchange(on, spread_experts, tokens))
+    if par.pp > 1:
+        found.append(_transfer("stage to stage", par.pp, hidden, link(on, par.gpus)))
+    return found
+
+
+def _expert_exchange(on: Machine, layers: int, tokens: Column) -> Operator:
+    """Dispatch and combine between data-parallel ranks: to each distinct remote rank once, or a gather where ep = 1."""
+    model, par = on.pool.model, on.pool.parallelism
+    group = par.tp * par.dp
+    if par.ep > 1:
+        ranks = par.ep
+        reached = ranks * (1 - (1 - 1 / ranks) ** model.num_experts_per_tok) * (ranks - 1) / ranks
+        narrow = compute_format(on.pool.weight_dtype, on.pool.accelerator) in ("fp8", "fp4")
+        sent = model.hidden_size * reached * ((1.0 if narrow else _BF16_BYTES) + _BF16_BYTES) * tokens
+        return _transfer("dispatch, combine", 2 * layers, sent / 2, link(on, group))
+    sent = _BF16_BYTES * model.hidden_size * (par.dp - 1) * tokens
+    return _transfer("gather, scatter", 2 * layers, sent, link(on, group))
+
+
+# --- what grows with the sequences of the step -----------------------------------------------------------------
+
+
+def sequence_operators(on: Machine, rows: Column) -> list[Operator]:
+    """Return what depends on the number of sequences: the LM head, the sampler, the state of linear attention.
+
+    Args:
+        on: the GPU.
+        rows: sequences of one share; each samples one token.
+    """
+    model, par = on.pool.model, on.pool.parallelism
+    bytes_per_s = on.hbm_bytes_per_s * on.calibration.gemm_memory_frac
+    logits = 2 * 4.0 * model.vocab_size * rows  # the sampler reads and writes them once, in fp32
+    found = [
+        _gemm(on, on.lm_head, rows, rows),
+        Operator(name="sampler", count=1, moved_bytes=logits, memory_s=logits / bytes_per_s, time_s=logits / bytes_per_s),
+    ]
+    if model.linear_attention_layers:
+        state = 2.0 * model.linear_attention_layers * model.linear_state_bytes / par.tp * rows
+        state_s = state / bytes_per_s
+        found.append(
+            Operator(
+                name="linear attention state",
+                count=model.linear_attention_layers,
+                moved_bytes=state,
+                memory_s=state_s,
+                time_s=state_s,
+            )
+        )
+    return found
+
+
+# --- attention ---------------------------------------------------------------------------------------------------
+
+
+def decode_flops_per_token(on: Machine) -> float:
+    """Return FLOPs of one decode over one token of context in one layer (MLA in its absorbed form)."""
+    model = on.pool.model
+    heads = model.num_attention_heads / on.pool.parallelism.tp
+    if model.is_mla:
+        return 2 * heads * (2 * model.kv_lora_rank + model.qk_rope_head_dim)
+    return 4 * heads * model.head_dim
+
+
+def pair_flops(on: Machine) -> float:
+    """Return FLOPs of prefill attention per unit of m (2x + m) in one layer: twice the causal pairs."""
+    model = on.pool.model
+    heads = model.num_attention_heads / on.pool.parallelism.tp
+    if model.is_mla:
+        return heads * (model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim)
+    return 2 * heads * model.head_dim
+
+
+def kv_bytes_per_layer(on: Machine) -> float:
+    """Return KV bytes of one token in one attention layer on one GPU."""
+    return kv_elements(on.pool.model, on.pool.parallelism.tp) * KV_BYTES[on.pool.kv_dtype]
+
+
+def _context_s(on: Machine) -> tuple[float, float]:
+    """Return (compute, memory) seconds of one decode over one token of context in one layer."""
+    constants = on.calibration
+    return (
+        decode_flops_per_token(on) / (on.bf16_flops_per_s * constants.attention_compute_frac),
+        kv_bytes_per_layer(on) / (on.hbm_bytes_per_s * constants.attention_memory_frac[on.pool.kv_dtype]),
+    )
+
+
+def expansion_flops_per_token(on: Machine) -> float:
+    """Return FLOPs to widen one token of cached latent again for prefill, in one layer (MLA only)."""
+    model = on.pool.model
+    if not model.is_mla:
+        return 0.0
+    width = model.num_attention_heads / on.pool.parallelism.tp * (model.qk_nope_head_dim + model.v_head_dim)
+    return 2 * model.kv_lora_rank * width
+
+
+def attention_rates(on: Machine) -> AttentionRates:
+    """Return attention's seconds per unit of work; each is linear in it, so a batch enters by its sums alone.
+
+    Reading KV and multiplying are both proportional to the context, so the slower of the two is one rate. Prefill
+    multiplies at its own fraction of the bf16 peak and reads the cached context once, without overlap. What a window
+    layer reads of the cached context is left out: at most one window per chunk.
+    """
+    full, window = attention_layers(on.pool.model, on.pool.settings.max_model_len)
+    compute_s, memory_s = _context_s(on)
+    slower_s = max(compute_s, memory_s)
+    pair_s = pair_flops(on) / (on.bf16_flops_per_s * on.calibration.prefill_attention_frac)
+    widen = compute_format(on.pool.weight_dtype, on.pool.accelerator)
+    expansion_s = expansion_flops_per_token(on) / on.flops_per_s[widen]
+    return AttentionRates(
+        context_s_per_token=full * slower_s / on.shares,
+        window_s_per_token=window * slower_s / on.shares,
+        pair_s=full * pair_s / on.shares,
+        window_pair_s=window * pair_s / on.shares,
+        prefill_context_s_per_token=full * (memory_s + expansion_s) / on.shares,
+    )

@@ -1,0 +1,216 @@
+"""The reference: one step of one engine on a ragged batch, operator by operator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.perf.operators import (
+    Machine,
+    Operator,
+    attention_rates,
+    decode_flops_per_token,
+    expansion_flops_per_token,
+    kv_bytes_per_layer,
+    machine,
+    pair_flops,
+    sequence_operators,
+    token_operators,
+)
+from headway.perf.shapes import attention_layers
+
+if TYPE_CHECKING:
+    from headway.perf.calibration import Calibration
+    from headway.types import IntColumn, Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step computes, sequence by sequence; the order never matters."""
+
+    decode_contexts: IntColumn  # tokens in KV before the step, one per decode
+    chunk_new: IntColumn  # prompt tokens computed in this step, one per prefill chunk
+    chunk_computed: IntColumn  # tokens already in KV, one per prefill chunk
+
+    @classmethod
+    def of(cls, decode_contexts: object = (), chunks: object = ()) -> Batch:
+        """Make a batch from lists: contexts of the decodes, and (new, computed) of each chunk."""
+        pairs = np.asarray(chunks, dtype=np.int64).reshape(-1, 2)
+        return cls(
+            decode_contexts=np.asarray(decode_contexts, dtype=np.int64),
+            chunk_new=pairs[:, 0],
+            chunk_computed=pairs[:, 1],
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the step."""
+        return len(self.decode_contexts) + int(self.chunk_new.sum())
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of the step."""
+        return len(self.decode_contexts) + len(self.chunk_new)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBreakdown:
+    """Where one step's time goes on one GPU; `total_s` is the sum of the operators and of what the host adds."""
+
+    operators: tuple[Operator, ...]  # all fields plain floats
+    tokens: int
+    padded_tokens: int  # of one share, as the GPU computes them
+    graph: bool  # whether a CUDA graph is replayed
+    gpu_s: float  # sum of the operators
+    launch_s: float  # the host's time to launch kernels, 0 under a graph; bounds the step from below
+    host_s: float  # scheduling, input preparation and output processing
+    exposed_s: float  # what launching and the host add to gpu_s
+    total_s: float
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of one GPU, padding left out."""
+        return float(sum(op.flops for op in self.operators))
+
+    @property
+    def moved_bytes(self) -> float:
+        """HBM bytes of one GPU."""
+        return float(sum(op.moved_bytes for op in self.operators))
+
+
+def step(pool: Pool, batch: Batch, calibration: Calibration | None = None) -> StepBreakdown:
+    """Time one step of one replica.
+
+    The batch is split evenly over data-parallel ranks and, in a pipeline, over as many micro-batches as there are
+    stages; the time is that of one share through all stages, so at full pipeline it is the time in which every
+    sequence advances once.
+
+    Raises:
+        InfeasibleError: the model cannot be spread that way.
+    """
+    on = machine(pool, calibration)
+    share_tokens = math.ceil(batch.tokens / on.shares)
+    padded, graph = pad_tokens(pool.settings.cuda_graph_sizes, np.array([share_tokens]))
+    found = token_operators(on, float(padded[0]))
+    found += sequence_operators(on, batch.sequences / on.shares)
+    found += attention_operators(on, batch)
+    operators = tuple(_plain(op) for op in found)
+    gpu_s = math.fsum(float(op.time_s) for op in operators)
+    launch_s = 0.0 if graph[0] else launch_floor_s(on)
+    host_s = float(host_time_s(on, batch.sequences))
+    busy_s = max(gpu_s, launch_s)
+    total_s = max(busy_s, host_s) if pool.settings.async_scheduling else busy_s + host_s
+    return StepBreakdown(
+        operators=operators,
+        tokens=batch.tokens,
+        padded_tokens=int(padded[0]),
+        graph=bool(graph[0]),
+        gpu_s=gpu_s,
+        launch_s=launch_s,
+        host_s=host_s,
+        exposed_s=total_s - gpu_s,
+        total_s=total_s,
+    )
+
+
+def pad_tokens(cuda_graph_sizes: tuple[int, ...], tokens: IntColumn) -> tuple[IntColumn, IntColumn]:
+    """Return (tokens as computed, whether a graph is replayed): up to the next captured size, none above the largest."""
+    sizes = np.array(sorted(cuda_graph_sizes), dtype=np.int64)
+    index = np.searchsorted(sizes, tokens)
+    graph = index < len(sizes)
+    if not len(sizes):
+        return tokens, graph
+    return np.where(graph, sizes[np.minimum(index, len(sizes) - 1)], tokens), graph
+
+
+def launch_floor_s(on: Machine) -> float:
+    """Return the host's time to launch every kernel of one share where no graph is replayed."""
+    return on.pool.model.num_hidden_layers * on.calibration.launch_layer_s
+
+
+def host_time_s(on: Machine, sequences: object) -> np.ndarray:
+    """Return the host's time per step: a constant for each micro-batch of the pipeline, and a part per sequence."""
+    par = on.pool.parallelism
+    return par.pp * on.calibration.host_step_s + on.calibration.host_sequence_s * np.asarray(sequences) / par.dp
+
+
+def attention_operators(on: Machine, batch: Batch) -> list[Operator]:
+    """Return attention over a ragged batch: decode and prefill, over full context and over windows."""
+    full, window_layers = attention_layers(on.pool.model, on.pool.settings.max_model_len)
+    window = on.pool.model.sliding_window
+    rates, contexts = attention_rates(on), batch.decode_contexts
+    new, computed = batch.chunk_new, batch.chunk_computed
+    fixed_s = on.calibration.attention_fixed_s
+    context = float(contexts.sum())
+    pairs = float((new * (2 * computed + new)).sum())
+    found = [
+        _decode_attention(on, "decode attention", full, context, rates.context_s_per_token),
+        _prefill_attention(on, full, pairs, float(computed.sum())),
+    ]
+    if window_layers:
+        context = float(np.minimum(contexts, window).sum())
+        window_pairs = 2 * float(causal_window_pairs(new, computed, window).sum())
+        found.append(_decode_attention(on, "decode attention (window)", window_layers, context, rates.window_s_per_token))
+        found.append(_window_prefill_attention(on, window_layers, window_pairs))
+    layers = full + window_layers
+    found.append(Operator(name="attention launch", count=layers, fixed_s=layers * fixed_s, time_s=layers * fixed_s))
+    return [op for op in found if op.time_s]
+
+
+def causal_window_pairs(new: IntColumn, computed: IntColumn, window: int) -> IntColumn:
+    """Return Σ_j min(x + j + ½, w) over the m new tokens: the causal pairs a window layer computes, halved diagonal.
+
+    Outside the window this is m·w, inside m (2x + m) / 2.
+    """
+    inside = np.clip(window - computed, 0, new)
+    return inside * (2 * computed + inside) / 2 + (new - inside) * window
+
+
+def _decode_attention(on: Machine, name: str, layers: int, context: float, rate_s: float) -> Operator:
+    constants, units = on.calibration, layers * context / on.shares
+    flops, moved = units * decode_flops_per_token(on), units * kv_bytes_per_layer(on)
+    return Operator(
+        name=name,
+        count=layers,
+        flops=flops,
+        moved_bytes=moved,
+        compute_s=flops / (on.bf16_flops_per_s * constants.attention_compute_frac),
+        memory_s=moved / (on.hbm_bytes_per_s * constants.attention_memory_frac[on.pool.kv_dtype]),
+        time_s=rate_s * context,
+    )
+
+
+def _prefill_attention(on: Machine, layers: int, pairs: float, computed: float) -> Operator:
+    rates = attention_rates(on)
+    expansion = layers * computed / on.shares * expansion_flops_per_token(on)
+    moved = layers * computed / on.shares * kv_bytes_per_layer(on)
+    memory_s = moved / (on.hbm_bytes_per_s * on.calibration.attention_memory_frac[on.pool.kv_dtype])
+    time_s = rates.pair_s * pairs + rates.prefill_context_s_per_token * computed
+    return Operator(
+        name="prefill attention",
+        count=layers,
+        flops=layers * pairs / on.shares * pair_flops(on) + expansion,
+        moved_bytes=moved,
+        compute_s=time_s - memory_s,
+        memory_s=memory_s,
+        time_s=time_s,
+    )
+
+
+def _window_prefill_attention(on: Machine, layers: int, pairs: float) -> Operator:
+    time_s = attention_rates(on).window_pair_s * pairs
+    return Operator(
+        name="prefill attention (window)",
+        count=layers,
+        flops=layers * pairs / on.shares * pair_flops(on),
+        compute_s=time_s,
+        time_s=time_s,
+    )
+
+
+def _plain(op: Operator) -> Operator:
+    numbers = {f.name: float(getattr(op, f.name)) for f in fields(op) if f.name != "name"}
+    return Operator(name=op.name, **numbers)
