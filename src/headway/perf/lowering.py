@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headway.types import FloatColumn, IntColumn, Pool
 
 _PS_PER_S = 1e12
+_SLICE = 2048  # entries evaluated at once: their temporaries stay in cache
 
 
 def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
@@ -98,11 +99,17 @@ def _busy_s(on: Machine, tokens: IntColumn, extra_s: FloatColumn) -> FloatColumn
     """Return GPU time for each number of tokens, attention over contexts left out; launches bound it from below."""
     share = -(-tokens // on.shares)
     padded, graph = pad_tokens(on.pool.settings.cuda_graph_sizes, share)
-    distinct, index = np.unique(padded, return_inverse=True)
-    linear_s = sum((op.time_s for op in token_operators(on, distinct.astype(np.float64))), np.zeros(len(distinct)))
+    first = np.diff(padded, prepend=-1) > 0  # padding never falls as tokens grow
+    distinct = padded[first]
+    slices = np.array_split(distinct.astype(np.float64), -(-len(distinct) // _SLICE))
+    linear_s = np.concatenate([_tokens_s(on, part) for part in slices])
     layers = on.pool.model.full_attention_layers + on.pool.model.sliding_window_layers
-    gpu_s = linear_s[index] + layers * on.calibration.attention_fixed_s + extra_s
+    gpu_s = linear_s[np.cumsum(first) - 1] + layers * on.calibration.attention_fixed_s + extra_s
     return np.where(graph, gpu_s, np.maximum(gpu_s, launch_floor_s(on)))
+
+
+def _tokens_s(on: Machine, tokens: FloatColumn) -> FloatColumn:
+    return sum((op.time_s for op in token_operators(on, tokens)), np.zeros(len(tokens)))
 
 
 def _rows_s(on: Machine, rows: FloatColumn) -> FloatColumn:

@@ -127,8 +127,8 @@ def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
 
 def overlap(compute_s: Column, memory_s: Column) -> Column:
     """Return the time of compute and memory traffic that overlap imperfectly: at least the longer of the two."""
-    compute2, memory2 = compute_s * compute_s, memory_s * memory_s
-    return np.sqrt(np.sqrt(compute2 * compute2 + memory2 * memory2))
+    total = np.square(np.square(compute_s)) + np.square(np.square(memory_s))
+    return np.sqrt(np.sqrt(total))
 
 
 def link(on: Machine, gpus: int) -> Link:
@@ -156,7 +156,8 @@ def token_operators(on: Machine, tokens: Column) -> list[Operator]:
         on: the GPU.
         tokens: tokens of one share, padding included.
     """
-    found = [_gemm(on, matrix, tokens, _TILE * np.ceil(np.asarray(tokens) / _TILE)) for matrix in on.matmuls]
+    tiled = _TILE * np.ceil(np.asarray(tokens) / _TILE)
+    found = [_gemm(on, matrix, tokens, tiled) for matrix in on.matmuls]
     if on.experts:
         found.append(_experts(on, on.experts, tokens * on.pool.parallelism.dp))
     found += [_elementwise(on, tokens), _layer_overhead(on)]
@@ -165,20 +166,20 @@ def token_operators(on: Machine, tokens: Column) -> list[Operator]:
 
 def _gemm(on: Machine, matrix: Matmul, rows: Column, tiled_rows: Column) -> Operator:
     peak = on.flops_per_s[compute_format(matrix.dtype, on.pool.accelerator)]
-    weights = matrix.k * matrix.n * WEIGHT_BYTES[matrix.dtype]
-    moved = weights + _BF16_BYTES * (matrix.k + matrix.n) * rows
-    compute_s = 2 * matrix.k * matrix.n / peak * tiled_rows
-    memory_s = moved / (on.hbm_bytes_per_s * on.calibration.gemm_memory_frac)
-    fixed_s = on.calibration.gemm_fixed_s
+    bytes_per_s = on.hbm_bytes_per_s * on.calibration.gemm_memory_frac
+    activations = matrix.count * (matrix.k + matrix.n) * _BF16_BYTES
+    compute_s = 2 * matrix.params / peak * tiled_rows
+    memory_s = matrix.weight_bytes / bytes_per_s + activations / bytes_per_s * rows
+    fixed_s = matrix.count * on.calibration.gemm_fixed_s
     return Operator(
         name=matrix.name,
         count=matrix.count,
         flops=2 * matrix.params * rows,
-        moved_bytes=matrix.count * moved,
-        compute_s=matrix.count * compute_s,
-        memory_s=matrix.count * memory_s,
-        fixed_s=matrix.count * fixed_s,
-        time_s=matrix.count * (fixed_s + overlap(compute_s, memory_s)),
+        moved_bytes=memory_s * bytes_per_s,
+        compute_s=compute_s,
+        memory_s=memory_s,
+        fixed_s=fixed_s,
+        time_s=fixed_s + overlap(compute_s, memory_s),
     )
 
 
@@ -192,18 +193,21 @@ def _experts(on: Machine, held: Experts, tokens: Column) -> Operator:
     reached = held.local * -np.expm1(np.asarray(tokens) * np.log1p(-held.per_token / held.total))
     routed = tokens * held.per_token * held.local / held.total
     peak = on.pool.accelerator.peak_flops_per_s[compute_format(dtype, on.pool.accelerator)]
-    moved = reached * held.params_each * WEIGHT_BYTES[dtype] + 4 * _BF16_BYTES * on.pool.model.hidden_size * tokens
-    compute_s = 2 * held.params_each * np.maximum(routed, _EXPERT_TILE * reached) / (peak * constants.expert_compute_frac)
-    memory_s = moved / (on.hbm_bytes_per_s * constants.expert_memory_frac)
+    bytes_per_s = on.hbm_bytes_per_s * constants.expert_memory_frac
+    flops_each = 2 * held.count * held.params_each
+    compute_s = flops_each / (peak * constants.expert_compute_frac) * np.maximum(routed, _EXPERT_TILE * reached)
+    activations = held.count * 4 * _BF16_BYTES * on.pool.model.hidden_size * tokens
+    memory_s = (flops_each / 2 * WEIGHT_BYTES[dtype] * reached + activations) / bytes_per_s
+    fixed_s = held.count * constants.expert_fixed_s
     return Operator(
         name="experts",
         count=held.count,
-        flops=held.count * 2 * held.params_each * routed,
-        moved_bytes=held.count * moved,
-        compute_s=held.count * compute_s,
-        memory_s=held.count * memory_s,
-        fixed_s=held.count * constants.expert_fixed_s,
-        time_s=held.count * (constants.expert_fixed_s + overlap(compute_s, memory_s)),
+        flops=flops_each * routed,
+        moved_bytes=memory_s * bytes_per_s,
+        compute_s=compute_s,
+        memory_s=memory_s,
+        fixed_s=fixed_s,
+        time_s=fixed_s + overlap(compute_s, memory_s),
     )
 
 
