@@ -30,7 +30,7 @@ class Calibration:
     """Achievable fractions of the datasheet peaks, fixed times and overheads of one accelerator under one engine."""
 
     gemm_compute_frac: Mapping[str, float]  # by compute format: bf16, fp8, int8, fp4
-    gemm_memory_frac: float
+    gemm_memory_frac: Mapping[str, float]  # by weight format
     gemm_fixed_s: float
     attention_memory_frac: Mapping[str, float]  # decode, by KV format
     attention_compute_frac: float  # decode
@@ -45,8 +45,8 @@ class Calibration:
     scale_out_frac: float
     scale_out_fixed_s: float
     launch_layer_s: float  # time to launch one layer's kernels from the host where no CUDA graph is replayed
-    host_step_s: float
-    host_sequence_s: float
+    sequence_fixed_s: float  # what each sequence adds to a step and nothing hides: sampling, output handling
+    host_step_s: float  # scheduling and input preparation; hidden behind the GPU where scheduling is asynchronous
     frontend_s: float
     context_bytes: float  # held by the process beside weights, activations and KV, per GPU
     communicator_bytes: float  # the same for buffers of collectives, where there are any
@@ -77,7 +77,7 @@ class _Layer:
         )
 
 
-_MAPPINGS = ("gemm_compute_frac", "attention_memory_frac")
+_MAPPINGS = ("gemm_compute_frac", "gemm_memory_frac", "attention_memory_frac")
 _CONSTANTS = tuple(f.name for f in fields(Calibration) if f.name != "provenance")
 
 

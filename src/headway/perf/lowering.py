@@ -7,8 +7,8 @@ waits for, except for three things a table of sums cannot know, each charged at 
   every token of a mixed step pays a whole window;
 * the LM head and sampler of a mixed step: a chord from one sequence to `max_num_seqs`, equal at both ends (the head is
   convex in its rows);
-* an asynchronous host (or kernel launches outside a graph) slower than the GPU: attention is added to the slower of
-  the two instead of hiding behind it, and a mixed step waits for as many sequences as it could hold.
+* an asynchronous host (or kernel launches outside a graph) slower than the GPU: attention, and in a mixed step what
+  each sequence adds, come on top of the slower of the two instead of hiding behind it.
 """
 
 from __future__ import annotations
@@ -48,21 +48,13 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
     window_token_s = 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
     decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
     mixed_s = _busy_s(on, tokens, head_s + window_token_s * tokens)
-    sequences = np.minimum(tokens, settings.max_num_seqs)
-    if settings.async_scheduling:
-        decode_s = np.maximum(decode_s, host_time_s(on, decodes))
-        mixed_s = np.maximum(mixed_s, host_time_s(on, sequences))
-        sequence_s = head_sequence_s
-    else:
-        decode_s = decode_s + host_time_s(on, decodes)
-        mixed_s = mixed_s + host_time_s(on, 0)
-        sequence_s = head_sequence_s + on.calibration.host_sequence_s / pool.parallelism.dp
+    finish = np.maximum if settings.async_scheduling else np.add
     return StepTable(
-        decode_ps=_table_ps(decode_s),
-        mixed_ps=_table_ps(mixed_s),
+        decode_ps=_table_ps(finish(decode_s, host_time_s(on))),
+        mixed_ps=_table_ps(finish(mixed_s, host_time_s(on))),
         context_ps_per_token=_ps(rates.context_s_per_token),
         prefill_ps_per_pair=_ps(rates.pair_s),
-        sequence_ps=_ps(sequence_s),
+        sequence_ps=_ps(head_sequence_s),
         prefill_context_ps_per_token=_ps(rates.prefill_context_s_per_token),
         window_ps_per_token=_ps(rates.window_s_per_token),
         window_tokens=window,

@@ -95,6 +95,11 @@ class Machine:
     hbm_bytes_per_s: float  # peak
 
     @property
+    def streaming_bytes_per_s(self) -> float:
+        """HBM rate of kernels that only stream: that of a bf16 GEMM bound by its weights."""
+        return self.hbm_bytes_per_s * self.calibration.gemm_memory_frac["bf16"]
+
+    @property
     def shares(self) -> int:
         """Over how many equal shares a batch is split: micro-batches of a pipeline times ranks of data parallelism."""
         return self.pool.parallelism.pp * self.pool.parallelism.dp
@@ -166,7 +171,7 @@ def token_operators(on: Machine, tokens: Column) -> list[Operator]:
 
 def _gemm(on: Machine, matrix: Matmul, rows: Column, tiled_rows: Column) -> Operator:
     peak = on.flops_per_s[compute_format(matrix.dtype, on.pool.accelerator)]
-    bytes_per_s = on.hbm_bytes_per_s * on.calibration.gemm_memory_frac
+    bytes_per_s = on.hbm_bytes_per_s * on.calibration.gemm_memory_frac[matrix.dtype]
     activations = matrix.count * (matrix.k + matrix.n) * _BF16_BYTES
     compute_s = 2 * matrix.params / peak * tiled_rows
     memory_s = matrix.weight_bytes / bytes_per_s + activations / bytes_per_s * rows
@@ -217,7 +222,7 @@ def _elementwise(on: Machine, tokens: Column) -> Operator:
     norms = 8 * model.hidden_size * model.num_hidden_layers
     gates = 3 * model.intermediate_size / tp * dense_layers(model)
     moved = _BF16_BYTES * (norms + gates) * tokens
-    memory_s = moved / (on.hbm_bytes_per_s * on.calibration.gemm_memory_frac)
+    memory_s = moved / on.streaming_bytes_per_s
     return Operator(
         name="norms, gates", count=model.num_hidden_layers, moved_bytes=moved, memory_s=memory_s, time_s=memory_s
     )
@@ -287,23 +292,20 @@ def sequence_operators(on: Machine, rows: Column) -> list[Operator]:
         rows: sequences of one share; each samples one token.
     """
     model, par = on.pool.model, on.pool.parallelism
-    bytes_per_s = on.hbm_bytes_per_s * on.calibration.gemm_memory_frac
-    logits = 2 * 4.0 * model.vocab_size * rows  # the sampler reads and writes them once, in fp32
+    bytes_per_s = on.streaming_bytes_per_s
+    logits_s = 2 * 4.0 * model.vocab_size / bytes_per_s * rows  # the sampler reads and writes them once, in fp32
+    fixed_s = on.calibration.sequence_fixed_s * par.pp * rows
     found = [
         _gemm(on, on.lm_head, rows, rows),
-        Operator(name="sampler", count=1, moved_bytes=logits, memory_s=logits / bytes_per_s, time_s=logits / bytes_per_s),
+        Operator(name="sampler", count=1, moved_bytes=logits_s * bytes_per_s, memory_s=logits_s, time_s=logits_s),
+        Operator(name="sequence overhead", count=1, fixed_s=fixed_s, time_s=fixed_s),
     ]
     if model.linear_attention_layers:
-        state = 2.0 * model.linear_attention_layers * model.linear_state_bytes / par.tp * rows
-        state_s = state / bytes_per_s
+        layers = model.linear_attention_layers
+        state_s = 2.0 * layers * model.linear_state_bytes / par.tp / bytes_per_s * rows
+        moved = state_s * bytes_per_s
         found.append(
-            Operator(
-                name="linear attention state",
-                count=model.linear_attention_layers,
-                moved_bytes=state,
-                memory_s=state_s,
-                time_s=state_s,
-            )
+            Operator(name="linear attention state", count=layers, moved_bytes=moved, memory_s=state_s, time_s=state_s)
         )
     return found
 

@@ -100,7 +100,7 @@ def step(pool: Pool, batch: Batch, calibration: Calibration | None = None) -> St
     operators = tuple(_plain(op) for op in found)
     gpu_s = math.fsum(float(op.time_s) for op in operators)
     launch_s = 0.0 if graph[0] else launch_floor_s(on)
-    host_s = float(host_time_s(on, batch.sequences))
+    host_s = host_time_s(on)
     busy_s = max(gpu_s, launch_s)
     total_s = max(busy_s, host_s) if pool.settings.async_scheduling else busy_s + host_s
     return StepBreakdown(
@@ -131,10 +131,9 @@ def launch_floor_s(on: Machine) -> float:
     return on.pool.model.num_hidden_layers * on.calibration.launch_layer_s
 
 
-def host_time_s(on: Machine, sequences: object) -> np.ndarray:
-    """Return the host's time per step: a constant for each micro-batch of the pipeline, and a part per sequence."""
-    par = on.pool.parallelism
-    return par.pp * on.calibration.host_step_s + on.calibration.host_sequence_s * np.asarray(sequences) / par.dp
+def host_time_s(on: Machine) -> float:
+    """Return the host's time for a step of every micro-batch of the pipeline."""
+    return on.pool.parallelism.pp * on.calibration.host_step_s
 
 
 def attention_operators(on: Machine, batch: Batch) -> list[Operator]:
