@@ -25,8 +25,11 @@ _PUBLIC = {
     "spec_from_node": "section",
     # recorded traffic
     "Trace": "trace",
-    "describe": "describe",
+    "Description": "description",
+    "Measured": "trace",
+    "describe": "description",
     "read_trace": "readers",
+    "write_trace": "columnar",
 }
 
 __all__ = list(_PUBLIC)  # noqa: PLE0604 - the keys are the names

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headway.errors import nearest
-from headway.workload.reader_logs import read_azure, read_mooncake
+from headway.workload.columnar import is_parquet, read_columnar_csv, read_columnar_parquet
+from headway.workload.reader_logs import OPENAI_TIMES, read_azure, read_mooncake, read_openai_log
+from headway.workload.reader_results import read_aiperf, read_guidellm, read_vllm_bench
+from headway.workload.reader_servegen import is_archive, read_servegen
+from headway.workload.reader_sessions import read_sessions
 from headway.workload.rows import Rows, finish
 from headway.workload.source import Source, parse_json
 from headway.workload.trace import EmptyOutput, Order, ReadOptions, Trace
@@ -48,7 +52,55 @@ FORMATS: dict[str, Format] = {
         recognises=lambda head: {"timestamp", "input_length", "output_length"} <= head.keys,
         read=read_mooncake,
     ),
+    "sessions": Format(
+        title="agentic coding sessions of kv-cache-tester, JSON lines",
+        recognises=lambda head: {"requests", "block_size"} <= head.keys,
+        read=read_sessions,
+    ),
+    "servegen": Format(
+        title="ServeGen clients, tar archive",
+        recognises=lambda head: is_archive(head.magic),
+        read=read_servegen,
+    ),
+    "vllm-bench": Format(
+        title="result of vllm bench serve --save-result --save-detailed, JSON",
+        recognises=lambda head: {"num_prompts", "completed"} <= head.keys or {"input_lens", "itls"} <= head.keys,
+        read=read_vllm_bench,
+    ),
+    "guidellm": Format(
+        title="GuideLLM report, JSON",
+        recognises=lambda head: "benchmarks" in head.keys,
+        read=read_guidellm,
+    ),
+    "aiperf": Format(
+        title="AIPerf records (profile_export.jsonl), JSON lines",
+        recognises=lambda head: {"metadata", "metrics"} <= head.keys,
+        read=read_aiperf,
+    ),
+    "openai-log": Format(
+        title="log of an OpenAI-compatible server, JSON lines",
+        recognises=lambda head: bool(head.keys & OPENAI_TIMES) and bool(head.keys & {"usage", "prompt_tokens"}),
+        read=read_openai_log,
+    ),
+    "headway-csv": Format(
+        title="headway's columns, CSV",
+        recognises=lambda head: {"arrive_s", "isl_tokens", "osl_tokens"} <= head.header,
+        read=read_columnar_csv,
+    ),
+    "headway-parquet": Format(
+        title="headway's columns, Parquet",
+        recognises=lambda head: is_parquet(head.magic),
+        read=read_columnar_parquet,
+    ),
 }
+
+#: Files people have beside a trace: what they are, and what to give in their place.
+_NOT_TRACES: tuple[tuple[Callable[[Head], bool], str], ...] = (
+    (lambda head: "Run Info" in head.header, "a GuideLLM summary has no requests: give its JSON report"),
+    (lambda head: {"Metric", "avg"} <= head.header, "an AIPerf summary has no requests: give profile_export.jsonl"),
+    (lambda head: "request_throughput" in head.keys, "an AIPerf summary has no requests: give profile_export.jsonl"),
+    (lambda head: "num_prefill_tokens" in head.header, "lengths without arrival times are no trace"),
+)
 
 
 def read_trace(
@@ -112,20 +164,24 @@ def recognise(source: Source) -> str:
     head = _look(source)
     name = next((name for name, form in FORMATS.items() if form.recognises(head)), None)
     if name is None:
+        for matches, problem in _NOT_TRACES:
+            if matches(head):
+                source.fail(problem)
         source.fail("of no known trace format", hint=f"known: {', '.join(FORMATS)}")
     return name
 
 
 def _look(source: Source) -> Head:
     line = source.head()
-    return Head(keys=_keys(line), header=frozenset(source.header()), magic=line[:512])
+    return Head(keys=_keys(source, line), header=frozenset(source.header()), magic=line[:512])
 
 
-def _keys(line: bytes) -> frozenset[str]:
+def _keys(source: Source, line: bytes) -> frozenset[str]:
+    """Return the keys of the first JSON object, which may stand in one line or be spread over the whole file."""
     if not line.lstrip().startswith(b"{"):
         return frozenset()
     try:
         value = parse_json(line)
-    except ValueError:
-        return frozenset()
+    except ValueError as error:
+        value = source.json(otherwise=f"the first line is no JSON object ({error}), nor is the whole file")
     return frozenset(value) if isinstance(value, dict) else frozenset()

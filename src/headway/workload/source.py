@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import io
 import json
@@ -61,9 +62,8 @@ class Source:
     @contextlib.contextmanager
     def stream(self) -> Iterator[IO[bytes]]:
         """Open the unpacked bytes; what goes wrong while they are read becomes an `InputError`."""
-        with _readable(self.path):
-            with gzip.open(self.path) if self.gzipped else self.path.open("rb") as stream:
-                yield cast("IO[bytes]", stream)
+        with _readable(self.path), gzip.open(self.path) if self.gzipped else self.path.open("rb") as stream:
+            yield cast("IO[bytes]", stream)
 
     def read(self) -> bytes:
         """Return all bytes, unpacked, without a byte-order mark.
@@ -105,7 +105,7 @@ class Source:
         Raises:
             InputError: no such column, a cell of another type, ragged rows, or not UTF-8.
         """
-        have = self._csv_header()
+        have = self.header()
         for name in columns:
             if name not in have:
                 self.fail(f"the column {name!r} is missing", "line 1", f"found: {', '.join(sorted(have)[:8])}")
@@ -119,16 +119,12 @@ class Source:
 
         return self._guarded(read, lambda: self._blame_csv(columns))
 
-    def _csv_header(self) -> list[str]:
-        try:
-            frame = pl.read_csv(io.BytesIO(self.head()), has_header=False, infer_schema=False, n_rows=1)
-        except pl.exceptions.PolarsError:
-            return []
-        return [str(name).strip() for name in frame.row(0)]
-
     def header(self) -> list[str]:
-        """Return the names in the first line, read as CSV."""
-        return self._csv_header()
+        """Return the names in the first line, read as CSV; none where that is no text."""
+        try:
+            return next(csv.reader([self.head().decode()]), [])
+        except (UnicodeDecodeError, csv.Error):
+            return []
 
     def jsonl(self, schema: Schema) -> pl.DataFrame:
         """Read keys of JSON lines, typed; an absent key is null, keys not asked for are left alone.
@@ -140,8 +136,11 @@ class Source:
             lambda: pl.read_ndjson(self._for_polars(), schema=dict(schema)), lambda: self._blame_jsonl(schema)
         )
 
-    def json(self) -> dict[str, Any]:
+    def json(self, otherwise: str = "not one JSON object") -> dict[str, Any]:
         """Read a file that is one JSON object.
+
+        Args:
+            otherwise: what to say where it is none.
 
         Raises:
             InputError: it is not.
@@ -149,9 +148,9 @@ class Source:
         try:
             document = parse_json(self.read())
         except ValueError as error:
-            self.fail(f"not one JSON object: {error}")
+            self.fail(f"{otherwise}: {error}")
         if not isinstance(document, dict):
-            self.fail(f"expected one JSON object, got {_kind(document)}")
+            self.fail(f"{otherwise}: got {_kind(document)}")
         return document
 
     # -- refusing -------------------------------------------------------------------------------------

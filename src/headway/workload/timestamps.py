@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 if TYPE_CHECKING:
-    from headway.workload.source import Source
+    from collections.abc import Callable
 
 _NAIVE = "%Y-%m-%d %H:%M:%S%.f"
 #: Beyond these years nanoseconds since 1970 leave 64 bits.
@@ -28,30 +28,34 @@ def iso_ns(texts: pl.Series) -> pl.Series:
 
 
 def from_first(ns: pl.Series) -> pl.Series:
-    """Return seconds since the earliest; exact to the nanosecond within 100 days."""
+    """Return seconds since the earliest, exact to the nanosecond within 100 days."""
     first = ns.min()
     return (ns - (first if isinstance(first, int) else 0)).cast(pl.Float64) / 1e9
 
 
-def clock_s(source: Source, texts: pl.Series, column: str) -> pl.Series:
-    """Return seconds since the earliest of times in any of the accepted forms; null where a row has none.
+def clock_s(texts: pl.Series, refuse: Callable[[int], object]) -> pl.Series:
+    """Return seconds since the earliest, of times as texts in any of the accepted forms; null where a row has none.
 
     A text is ISO 8601 or a number; numbers are seconds, milliseconds, microseconds or nanoseconds since 1970 by their
     size (one unit for the file, that of its largest).
 
-    Raises:
-        InputError: a row has a text that is neither.
+    Args:
+        texts: the times.
+        refuse: called with the first row that is neither; it raises.
     """
     numbers = texts.cast(pl.Float64, strict=False)
     if texts.null_count() == numbers.null_count():
-        largest = numbers.drop_nans().max()
-        factor = next(f for bound, f in _UNITS if not isinstance(largest, float) or largest < bound or f == 1e-9)
-        first = numbers.drop_nans().min()
-        return (numbers - (first if isinstance(first, float) else 0.0)) * factor
+        return _from_number(numbers)
     ns = iso_ns(texts)
     bad = texts.is_not_null() & ns.is_null()
     if bad.any():
-        row = int(bad.arg_true()[0])
-        got = texts[row]
-        source.fail(f"expected a time such as '2023-11-16 18:17:03.97', got {got!r}", f"row {row + 1}, {column}")
+        refuse(int(bad.arg_true()[0]))
     return from_first(ns)
+
+
+def _from_number(numbers: pl.Series) -> pl.Series:
+    known = numbers.filter(numbers.is_finite())
+    if known.is_empty():
+        return numbers
+    first, last = float(known.min()), float(known.max())  # type: ignore[arg-type]
+    return (numbers - first) * next(factor for bound, factor in _UNITS if last < bound)
