@@ -32,8 +32,6 @@ _INEXPRESSIBLE = {
     "block_configs": "every block has its own shape",
     "compress_ratios": "its KV cache is compressed layer by layer",
     "global_head_dim": "its global layers have heads of another size",
-    "swa_num_key_value_heads": "its sliding layers have other KV heads",
-    "attn_type_list": "it mixes lightning and softmax attention",
     "moe_latent_size": "its experts work in a narrower space",
     "routed_expert_hidden_size": "its experts work in a narrower space",
 }
@@ -100,9 +98,7 @@ def build_model(name: str, words: Mapping[str, object], *, file: str, source: Pr
         InputError: a field is missing, of the wrong type or out of bounds, or the shape cannot be held.
     """
     config = _flatten(Words(words, file, place))
-    for word, why in _INEXPRESSIBLE.items():
-        if config.get(word) and config.get(word) != config.get(word.removeprefix("swa_")):
-            config.fail(word, f"this model cannot be described here: {why}")
+    _check_expressible(config)
     model = _shape(name, config)
     linear = linear_layer(config, model.hidden_size) if model.linear_attention_layers else LinearLayer(0, 0)
     total, active = count_parameters(
@@ -110,6 +106,17 @@ def build_model(name: str, words: Mapping[str, object], *, file: str, source: Pr
     )
     model = replace(model, params=total, params_active=active, linear_state_bytes=linear.state_bytes)
     return replace(model, provenance=_provenance(model, source))
+
+
+def _check_expressible(config: Words) -> None:
+    for word, why in _INEXPRESSIBLE.items():
+        if config.get(word):
+            config.fail(word, f"this model cannot be described here: {why}")
+    if 0 in config.items("attn_type_list"):
+        config.fail("attn_type_list", "this model cannot be described here: it mixes lightning and softmax attention")
+    for word in ("num_key_value_heads", "head_dim"):
+        if config.get(f"swa_{word}") not in (None, config.get(word)):
+            config.fail(f"swa_{word}", f"this model cannot be described here: its sliding layers have another {word}")
 
 
 def _flatten(outer: Words) -> Words:

@@ -131,7 +131,10 @@ def read_table(
         default = parts.pop("source", None)
         figures = dict(start)
         for field, value in parts.items():
-            figures |= _figures(field, value, default, sources, grouped=field in groups)
+            if field in LABELS:
+                figures[field] = Figure(value, Provenance(source="", as_of=""))
+            else:
+                figures |= _figures(field, value, default, sources, grouped=field in groups)
         entries[name] = Entry(name, node, figures)
     return entries
 
@@ -188,6 +191,9 @@ def dump_entry(kind: str, entry: Entry) -> str:
     body: list[tuple[yaml.Node, yaml.Node]] = []
     groups: dict[str, list[tuple[yaml.Node, yaml.Node]]] = {}
     for name, figure in entry.figures.items():
+        if name in LABELS:
+            body.append((_scalar(name), figure.node.raw))
+            continue
         source = known.setdefault((figure.provenance.source, figure.provenance.as_of), f"source-{len(known) + 1}")
         group, dot, inner = name.partition(".")
         if dot and group not in groups:

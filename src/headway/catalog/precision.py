@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from headway.catalog.words import Words
     from headway.types import Dtype
 
@@ -22,6 +24,19 @@ _FAMILY = {
 }
 
 
+#: what ModelOpt's `quant_algo` contains, the more special first
+_ALGORITHMS: dict[str, Dtype] = {
+    "NVFP4": "nvfp4",
+    "MXFP4": "mxfp4",
+    "FP8_PB": "fp8_block",
+    "FP8": "fp8",
+    "AWQ": "int4",
+    "INT4": "int4",
+    "INT8": "int8",
+}
+_NARROWEST_FIRST: tuple[Dtype, ...] = ("nvfp4", "mxfp4", "int4", "fp8_block", "fp8", "int8")
+
+
 def weight_dtype(config: Words) -> Dtype:
     """Return the format most weights are published in; 16-bit (and 32-bit) floats count as `bf16`.
 
@@ -32,20 +47,14 @@ def weight_dtype(config: Words) -> Dtype:
         return "bf16"
     quantisation = config.section("quantization_config")
     method = quantisation.text("quant_method").lower()
-    algorithm = quantisation.text("quant_algo").upper() or method.upper()
-    reader = "modelopt" if "NVFP4" in algorithm else _FAMILY.get(method, "")
-    match reader:
-        case "modelopt":
-            return _modelopt(quantisation, algorithm)
-        case "groups":
-            return _compressed_tensors(quantisation)
-        case "fp8":
-            return "fp8_block" if quantisation.items("weight_block_size") else "fp8"
-        case "mxfp4":
-            return "mxfp4"
-        case "bits":
-            return _bits(quantisation)
-    return quantisation.fail("quant_method", f"{method[:40]!r} is not known here; known: {', '.join(_FAMILY)}")
+    family = "modelopt" if quantisation.get("quant_algo") else _FAMILY.get(method)
+    if family is None:
+        quantisation.fail("quant_method", f"{method[:40]!r} is not known here; known: {', '.join(_FAMILY)}")
+    return _READERS[family](quantisation)
+
+
+def _fp8(quantisation: Words) -> Dtype:
+    return "fp8_block" if quantisation.items("weight_block_size") else "fp8"
 
 
 def _bits(quantisation: Words) -> Dtype:
@@ -56,41 +65,45 @@ def _bits(quantisation: Words) -> Dtype:
     return "int4" if bits == 4 else "int8"
 
 
-def _modelopt(quantisation: Words, algorithm: str) -> Dtype:
-    """NVIDIA's ModelOpt; a mixed checkpoint counts as the narrowest format its groups have."""
-    if "NVFP4" in algorithm:
-        return "nvfp4"
-    if "FP8" in algorithm:
-        return "fp8_block" if "BLOCK" in algorithm or "PB" in algorithm else "fp8"
-    if "AWQ" in algorithm or "INT4" in algorithm:
-        return "int4"
-    return "int8" if "INT8" in algorithm else _by_groups(quantisation)
-
-
-def _compressed_tensors(quantisation: Words) -> Dtype:
-    form = quantisation.text("format")
-    if form.startswith(("nvfp4", "mxfp4")):
-        return "nvfp4" if form.startswith("nvfp4") else "mxfp4"
-    return _by_groups(quantisation)
+def _modelopt(quantisation: Words) -> Dtype:
+    """NVIDIA's ModelOpt names one algorithm, or one for each layer or group of layers."""
+    algorithm = quantisation.text("quant_algo").upper()
+    for word, dtype in _ALGORITHMS.items():
+        if word in algorithm:
+            return dtype
+    layers = quantisation.section("quantized_layers")
+    named = [layers.section(name).text("quant_algo").upper() for name in layers.words]
+    found = [dtype for name in named for word, dtype in _ALGORITHMS.items() if word in name]
+    return _narrowest(found) or _by_groups(quantisation)
 
 
 def _by_groups(quantisation: Words) -> Dtype:
-    """Go by the bits and type of the groups' weights, the narrowest first."""
+    """Go by the bits and type of the groups' weights (compressed-tensors)."""
     groups = quantisation.section("config_groups")
-    found = [_group(groups.section(name)) for name in groups.words]
-    for dtype in ("nvfp4", "mxfp4", "int4", "fp8_block", "fp8", "int8"):
-        if dtype in found:
-            return dtype
-    return quantisation.fail("config_groups", "no group says num_bits and type of its weights")
+    found = [_group(groups.section(name), quantisation.text("format")) for name in groups.words]
+    problem = "no group says num_bits and type of its weights"
+    return _narrowest(found) or quantisation.fail("config_groups", problem)
 
 
-def _group(group: Words) -> str:
-    weights, form = group.section("weights"), group.text("format")
-    if form.startswith("mxfp4"):
-        return "mxfp4"
+def _narrowest(found: list[Dtype | None]) -> Dtype | None:
+    """Return the format a mixed checkpoint counts as: its experts, most of it, have the narrowest."""
+    return next((dtype for dtype in _NARROWEST_FIRST if dtype in found), None)
+
+
+def _group(group: Words, whole: str) -> Dtype | None:
+    weights, form = group.section("weights"), group.text("format") or whole
     bits, floats = weights.get("num_bits"), weights.text("type") == "float"
-    if bits == 4:
-        return ("mxfp4" if weights.get("group_size") == 32 else "nvfp4") if floats else "int4"
+    if bits == 4 and floats:
+        return "mxfp4" if form.startswith("mxfp4") or weights.get("group_size") == 32 else "nvfp4"
     if bits == 8 and floats:
         return "fp8_block" if weights.text("strategy") == "block" else "fp8"
-    return "int8" if bits == 8 else ""
+    return {4: "int4", 8: "int8"}.get(bits) if isinstance(bits, int) else None  # type: ignore[return-value] # literals
+
+
+_READERS: dict[str, Callable[[Words], Dtype]] = {
+    "modelopt": _modelopt,
+    "groups": _by_groups,
+    "fp8": _fp8,
+    "mxfp4": lambda _: "mxfp4",
+    "bits": _bits,
+}
