@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: A token count beyond 32 bits is a mistake: no engine's counters hold it, and sums over 10⁷ rows stay exact below it.
 MAX_TOKENS = 2**31 - 1
+#: A time beyond 317 years is a mistake, and below it a double tells 2 µs apart.
+MAX_TIME_S = 1e10
 CODES = ("session_id", "adapter_id", "tenant_id", "class_id", "priority")
 LATENCIES = ("ttft_s", "e2e_s")
 
@@ -114,7 +116,8 @@ def _floats(rows: Rows, name: str) -> FloatColumn:
 
 def _times(rows: Rows, source: Source) -> FloatColumn:
     arrive_s = _floats(rows, "arrive_s")
-    _refuse(rows, source, ~((arrive_s >= 0) & np.isfinite(arrive_s)), "arrive_s", "a finite time from 0 on")
+    bad = ~((arrive_s >= 0) & (arrive_s <= MAX_TIME_S))
+    _refuse(rows, source, bad, "arrive_s", f"a time from 0 to {MAX_TIME_S:g} s")
     return arrive_s + 0.0  # -0.0 becomes 0.0
 
 
