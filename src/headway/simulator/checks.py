@@ -1,0 +1,117 @@
+"""What `simulate` refuses, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.errors import InputError
+
+if TYPE_CHECKING:
+    from headway.types import IntColumn, Replica, Requests, StepTable
+
+LONGEST_PS = 1 << 62  # 53 days: the clock and every sum stay below twice this, the range of int64
+_MOST = 1 << 31  # requests, and tokens of one request
+_MOST_SEQS = 1 << 20
+
+
+def check_requests(requests: Requests) -> None:
+    """Refuse columns the simulator cannot run.
+
+    Raises:
+        InputError: columns of unequal length; times that are negative, not finite, decreasing or beyond 26 days;
+            lengths below 1.
+    """
+    count = len(requests)
+    for name in ("isl_tokens", "osl_tokens", "session_id"):
+        column = getattr(requests, name)
+        if column is not None and len(column) != count:
+            raise InputError(f"{len(column)} rows, expected {count}", file="requests", place=name)
+    if requests.prefix is not None and len(requests.prefix.offsets) != count + 1:
+        raise InputError(f"expected {count + 1} offsets", file="requests", place="prefix")
+    if count >= _MOST:
+        raise InputError(f"{count} requests, at most 2^31 fit one run", file="requests")
+    _refuse(~np.isfinite(requests.arrive_s) | (requests.arrive_s < 0), "arrive_s", "expected a time ≥ 0")
+    _refuse(np.diff(requests.arrive_s, prepend=0.0) < 0, "arrive_s", "earlier than the row before")
+    _refuse(requests.arrive_s >= LONGEST_PS / 2e12, "arrive_s", "later than 26 days, the longest a run can last")
+    for name in ("isl_tokens", "osl_tokens"):
+        column = getattr(requests, name)
+        _refuse((column < 1) | (column >= _MOST), name, "expected a length of 1 to 2^31 tokens")
+
+
+def _refuse(bad: np.ndarray[tuple[int], np.dtype[np.bool_]], column: str, problem: str) -> None:
+    if bad.any():
+        raise InputError(problem, file="requests", place=f"{column}, row {int(np.argmax(bad))}")
+
+
+def check_replica(replica: Replica) -> None:
+    """Refuse settings under which vLLM would not start or the tables do not fit.
+
+    Raises:
+        InputError: naming the field.
+    """
+    settings, table = replica.settings, replica.step
+    for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
+        if getattr(settings, name) < 1:
+            raise InputError("expected at least 1", file="replica", place=f"settings.{name}")
+    if replica.num_gpu_blocks < 1:
+        raise InputError("expected at least 1", file="replica", place="num_gpu_blocks")
+    if settings.max_num_seqs >= _MOST_SEQS or settings.max_model_len >= _MOST:
+        raise InputError("max_num_seqs must be < 2^20, max_model_len < 2^31", file="replica", place="settings")
+    if settings.max_num_batched_tokens < settings.max_num_seqs:
+        raise InputError(
+            f"{settings.max_num_batched_tokens} is less than max_num_seqs {settings.max_num_seqs}",
+            file="replica",
+            place="settings.max_num_batched_tokens",
+        )
+    if not settings.enable_chunked_prefill and settings.max_num_batched_tokens < settings.max_model_len:
+        raise InputError(
+            f"must be ≥ max_model_len {settings.max_model_len} where chunked prefill is off",
+            file="replica",
+            place="settings.max_num_batched_tokens",
+        )
+    _check_table(table, "decode_ps", table.decode_ps, settings.max_num_seqs)
+    _check_table(table, "mixed_ps", table.mixed_ps, settings.max_num_batched_tokens)
+
+
+def _check_table(table: StepTable, name: str, column: IntColumn, largest: int) -> None:
+    if len(column) != largest + 1:
+        raise InputError(f"{len(column)} entries, expected {largest + 1}", file="replica", place=f"step.{name}")
+    if (column[1:] < 1).any():
+        raise InputError("a step lasts at least 1 ps", file="replica", place=f"step.{name}")
+    coefficients = (
+        "context_ps_per_token",
+        "prefill_ps_per_pair",
+        "sequence_ps",
+        "prefill_context_ps_per_token",
+        "window_ps_per_token",
+        "window_tokens",
+    )
+    for coefficient in coefficients:
+        if getattr(table, coefficient) < 0:
+            raise InputError("expected ≥ 0", file="replica", place=f"step.{coefficient}")
+
+
+def check_range(requests: Requests, replica: Replica) -> None:
+    """Refuse step times whose sums could leave int64: the longest stretch of steps must stay below 2^62 ps.
+
+    Raises:
+        InputError: with the longest step these tables allow.
+    """
+    if not len(requests):
+        return
+    settings, table = replica.settings, replica.step
+    context = min(int((requests.isl_tokens + requests.osl_tokens).max()), settings.max_model_len)
+    steps = min(int(requests.osl_tokens.max()), settings.max_model_len)
+    contexts = settings.max_num_seqs * context
+    new = settings.max_num_batched_tokens
+    attention = (table.context_ps_per_token + table.window_ps_per_token + table.prefill_context_ps_per_token) * contexts
+    pairs = table.prefill_ps_per_pair * new * (2 * context + new)
+    flat = max(int(table.decode_ps.max()), int(table.mixed_ps.max())) + table.sequence_ps * settings.max_num_seqs
+    if (flat + attention + pairs) * steps >= LONGEST_PS:
+        raise InputError(
+            f"a step may last {(flat + attention + pairs) / 1e12:.3g} s; {steps} of them exceed the clock (53 days)",
+            file="replica",
+            place="step",
+        )

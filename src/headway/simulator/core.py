@@ -1,0 +1,1349 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
+# mypy: disable-error-code="untyped-decorator"
+"""The hot loop: replicas of vLLM's synchronous V1 scheduler, jumped from event to event.
+
+Every decode advances one token per iteration, so the context of a decode is `iteration + offset`, and the iteration
+at which it finishes and the phase at which it takes its next KV block are constants of it. A replica is therefore
+carried by sums: the number of decodes n, the sum S of their contexts, a histogram of block phases and an agenda of
+finishing iterations. While nobody joins, leaves or runs out of blocks, k iterations last k·A + D·k(k−1)/2 with
+A the time of the first and D its growth per iteration: one jump. Everything else is one explicit iteration.
+
+The classes, from the inside out:
+    Gaps     inter-token gaps as arithmetic progressions
+    Agenda   what is due at which iteration
+    Blocks   the KV blocks of a replica: blank ones, a least-recently-used line of cached extents, extents in use
+    Engine   one replica: `schedule` decides the next jump, `commit` lives through it
+    Fleet    arrivals, a router and the replicas
+
+An *extent* is a stretch of cached blocks whose keys are consecutive, kept, released and evicted together; it splits
+where a reader shares only its head. Two facts keep extents exact (both hold for vLLM's block cache):
+    (1) keys are prefix-closed: whoever holds or releases a block holds or releases its prefix no earlier, so a cached
+        block's prefix is cached too;
+    (2) a block is registered although its key is cached only where a request recomputes it beside another. From
+        there on that request registers extents of one block (`beside`), so an extent of several blocks is the first
+        copy of each of its keys and any copy is found where the walk over a prefix arrives.
+
+Times are int64 picoseconds. Compiled by Cython in pure-Python mode; the same file runs uncompiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cython
+import numpy as np
+
+if cython.compiled:
+    from cython.cimports.libc.math import sqrt
+else:
+    from math import sqrt
+
+COMPILED: bool = cython.compiled
+NEVER = cython.declare(cython.longlong, 1 << 62)
+UNFINISHED, FINISHED, FAILED = 0, 1, 2
+_FINISHED = cython.declare(cython.schar, FINISHED)
+_FAILED = cython.declare(cython.schar, FAILED)
+
+
+def _ints(count: int, fill: int = 0, dtype: Any = np.int32) -> memoryview:
+    return memoryview(np.full(count, fill, dtype))
+
+
+def _grown(old: Any, fill: int = 0) -> memoryview:
+    """Twice as long, the old part kept."""
+    array = np.asarray(old)
+    return memoryview(np.concatenate([array, np.full(len(array), fill, array.dtype)]))
+
+
+@cython.cfunc
+@cython.inline
+def least_steps(a: cython.longlong, d: cython.longlong, wait: cython.longlong) -> cython.longlong:
+    """Return the least k ≥ 1 with k·a + d·k(k−1)/2 ≥ wait."""
+    k: cython.longlong
+    if d == 0:
+        k = (wait + a - 1) // a
+        return k if k > 1 else 1
+    b: cython.double = a - 0.5 * d
+    k = cython.cast(cython.longlong, 2.0 * wait / (b + sqrt(b * b + 2.0 * d * wait)))
+    k = k if k > 1 else 1
+    while k > 1 and (k - 1) * a + d * ((k - 1) * (k - 2) // 2) >= wait:
+        k -= 1
+    while k * a + d * (k * (k - 1) // 2) < wait:
+        k += 1
+    return k
+
+
+@cython.cclass
+class Gaps:
+    """Inter-token gaps: `weight` sequences each saw the gaps a, a + d, …, a + (k−1)·d. Kept in full parts."""
+
+    parts: list
+    a: cython.longlong[::1]
+    d: cython.longlong[::1]
+    k: cython.int[::1]
+    weight: cython.int[::1]
+    used: cython.longlong
+    size: cython.longlong
+
+    def __init__(self) -> None:
+        self.parts = []
+        self._open(256)
+
+    def _open(self, size: int) -> None:
+        arrays = (
+            np.empty(size, np.int64),
+            np.empty(size, np.int64),
+            np.empty(size, np.int32),
+            np.empty(size, np.int32),
+        )
+        self.parts.append(arrays)
+        self.a, self.d, self.k, self.weight = (memoryview(array) for array in arrays)
+        self.used, self.size = 0, size
+
+    @cython.cfunc
+    def add(self, a: cython.longlong, d: cython.longlong, k: cython.longlong, weight: cython.int) -> cython.int:
+        i: cython.longlong = self.used
+        if i == self.size:
+            self._open(min(2 * self.size, 1 << 17))
+            i = 0
+        self.a[i] = a
+        self.d[i] = d
+        self.k[i] = cython.cast(cython.int, k)
+        self.weight[i] = weight
+        self.used = i + 1
+        return 0
+
+    @cython.wraparound(True)  # noqa: FBT003 - a compiler directive
+    def columns(self) -> list[tuple[Any, ...]]:
+        """Return the parts, each (a, d, k, weight) as arrays."""
+        last = tuple(array[: self.used] for array in self.parts[-1])
+        return [*self.parts[:-1], last]
+
+
+@cython.cclass
+class Agenda:
+    """Which slots are due at which iteration: a binary heap of `iteration << 20 | slot`.
+
+    An entry that its slot no longer agrees with is stale.
+    """
+
+    heap: cython.longlong[::1]
+    size: cython.int
+    due: cython.longlong[::1]  # by slot; −1: nothing
+
+    def __init__(self, slots: int) -> None:
+        self.heap = _ints(2 * slots + 2, 0, np.int64)
+        self.due = _ints(slots, -1, np.int64)
+        self.size = 0
+
+    @cython.cfunc
+    def push(self, slot: cython.int, iteration: cython.longlong) -> cython.int:
+        self.due[slot] = iteration
+        if self.size == self.heap.shape[0]:
+            self._drop_stale()
+        entry: cython.longlong = iteration << 20 | slot
+        self._rise(self.size, entry)
+        self.size += 1
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def _rise(self, hole: cython.int, entry: cython.longlong) -> cython.int:
+        while hole > 0:
+            parent: cython.int = (hole - 1) >> 1
+            if self.heap[parent] <= entry:
+                break
+            self.heap[hole] = self.heap[parent]
+            hole = parent
+        self.heap[hole] = entry
+        return 0
+
+    @cython.cfunc
+    def pop(self) -> cython.int:
+        self.size -= 1
+        size: cython.int = self.size
+        entry: cython.longlong = self.heap[size]
+        hole: cython.int = 0
+        child: cython.int = 1
+        while child < size:
+            if child + 1 < size and self.heap[child + 1] < self.heap[child]:
+                child += 1
+            if self.heap[child] >= entry:
+                break
+            self.heap[hole] = self.heap[child]
+            hole = child
+            child = 2 * hole + 1
+        self.heap[hole] = entry
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def next(self) -> cython.longlong:
+        """Return the next iteration at which a slot is due, NEVER where there is none."""
+        while self.size > 0:
+            entry: cython.longlong = self.heap[0]
+            if self.due[entry & (0xFFFFF)] == entry >> 20:
+                return entry >> 20
+            self.pop()
+        return NEVER
+
+    @cython.cfunc
+    @cython.inline
+    def take(self) -> cython.int:
+        """Return the slot of the first entry (`next` has just been asked) and strike it."""
+        slot: cython.int = cython.cast(cython.int, self.heap[0] & (0xFFFFF))
+        self.due[slot] = -1
+        self.pop()
+        return slot
+
+    @cython.cfunc
+    def _drop_stale(self) -> cython.int:
+        kept: cython.int = 0
+        i: cython.int
+        size: cython.int = self.size
+        for i in range(size):
+            entry: cython.longlong = self.heap[i]
+            if self.due[entry & (0xFFFFF)] == entry >> 20:
+                self._rise(kept, entry)
+                kept += 1
+        self.size = kept
+        return 0
+
+
+@cython.cclass
+class Blocks:
+    """The KV blocks of one replica, and what its cached blocks hold.
+
+    Free blocks are blank (no key; taken first) or cached (evicted oldest first, tails before heads). Blocks of a
+    request without ids are *private*: counted, and an extent of their own only while free.
+    """
+
+    block_size: cython.int
+    caching: cython.bint
+    total: cython.longlong
+    free: cython.longlong  # blank + cached and unreferenced
+    blank: cython.longlong
+    # extents; number 0 is the end of the line: newer[0] is the oldest, older[0] the newest
+    key: cython.longlong[::1]  # of the first block; −1: private
+    length: cython.int[::1]
+    refs: cython.int[::1]
+    older: cython.int[::1]
+    newer: cython.int[::1]
+    chain: cython.int[::1]  # the next extent of the bucket; of a spare extent, the next spare one
+    owner: cython.int[::1]  # the preempted slot whose private blocks these are, −1: nobody's
+    single: cython.schar[::1]  # registered beside another copy: never extended
+    spare: cython.int
+    # buckets of extents by first key, each in order of registration
+    bucket: cython.int[::1]
+    # what the slots hold: a list of cells per slot, the deepest extent first
+    held: cython.int[::1]
+    cell_extent: cython.int[::1]
+    cell_next: cython.int[::1]
+    spare_cell: cython.int
+    private: cython.int[::1]  # by slot: the extent of a preempted request's private blocks, −1: none
+    # where in its ids a slot is
+    run: cython.longlong[::1]
+    run_end: cython.longlong[::1]
+    into: cython.longlong[::1]
+    named: cython.longlong[::1]  # keyed blocks held
+    beside: cython.schar[::1]
+    # the ids of all requests, in blocks of this engine
+    first_key: cython.longlong[::1]
+    count: cython.longlong[::1]
+    offset: cython.longlong[::1]
+    stride: cython.longlong
+    # the answer of `match`
+    hit: cython.longlong
+    idle: cython.longlong  # of these, unreferenced
+
+    def __init__(self, num_blocks: int, slots: int, settings: Any, ids: Any) -> None:
+        self.block_size, self.caching = settings.block_size, settings.enable_prefix_caching
+        ids = ids if self.caching else None
+        self.total = self.free = self.blank = num_blocks
+        extents = 64
+        self.key = _ints(extents, -1, np.int64)
+        self.length, self.refs, self.older, self.newer = (_ints(extents) for _ in range(4))
+        self.chain, self.owner = _ints(extents, -1), _ints(extents, -1)
+        self.single = _ints(extents, 0, np.int8)
+        self.spare = -1
+        self._spare_extents(1, extents)
+        self.bucket = _ints(1 << max(4, min(20, (num_blocks // 4).bit_length())) if ids else 1, -1)
+        self.held, self.private = _ints(slots, -1), _ints(slots, -1)
+        self.cell_extent, self.cell_next = _ints(64), _ints(64)
+        self.spare_cell = -1
+        self._spare_cells(0, 64)
+        self.run, self.run_end, self.into, self.named = (_ints(slots, 0, np.int64) for _ in range(4))
+        self.beside = _ints(slots, 0, np.int8)
+        self.stride = 0
+        self.first_key = self.count = self.offset = _ints(1, 0, np.int64)
+        if ids:
+            self.stride = ids[0]
+            self.offset, self.first_key, self.count = (memoryview(column) for column in ids[1:])
+        self.hit = self.idle = 0
+
+    # --- storage of extents and cells
+
+    def _spare_extents(self, start: int, stop: int) -> None:
+        for extent in range(stop - 1, start - 1, -1):
+            self.chain[extent] = self.spare
+            self.spare = extent
+
+    def _more_extents(self) -> None:
+        size = len(self.length)
+        self.key, self.chain, self.owner = _grown(self.key, -1), _grown(self.chain, -1), _grown(self.owner, -1)
+        self.length, self.refs = _grown(self.length), _grown(self.refs)
+        self.older, self.newer, self.single = _grown(self.older), _grown(self.newer), _grown(self.single)
+        self._spare_extents(size, 2 * size)
+
+    def _spare_cells(self, start: int, stop: int) -> None:
+        for cell in range(stop - 1, start - 1, -1):
+            self.cell_next[cell] = self.spare_cell
+            self.spare_cell = cell
+
+    def _more_cells(self) -> None:
+        size = len(self.cell_next)
+        self.cell_extent, self.cell_next = _grown(self.cell_extent), _grown(self.cell_next)
+        self._spare_cells(size, 2 * size)
+
+    @cython.cfunc
+    def _new(self, key: cython.longlong, length: cython.int, refs: cython.int) -> cython.int:
+        if self.spare < 0:
+            self._more_extents()
+        extent: cython.int = self.spare
+        self.spare = self.chain[extent]
+        self.key[extent] = key
+        self.length[extent] = length
+        self.refs[extent] = refs
+        self.owner[extent] = -1
+        self.single[extent] = 0
+        self.chain[extent] = -1
+        return extent
+
+    @cython.cfunc
+    @cython.inline
+    def _spend(self, extent: cython.int) -> cython.int:
+        self.chain[extent] = self.spare
+        self.spare = extent
+        return 0
+
+    @cython.cfunc
+    def _hold(self, slot: cython.int, extent: cython.int) -> cython.int:
+        if self.spare_cell < 0:
+            self._more_cells()
+        cell: cython.int = self.spare_cell
+        self.spare_cell = self.cell_next[cell]
+        self.cell_extent[cell] = extent
+        self.cell_next[cell] = self.held[slot]
+        self.held[slot] = cell
+        return 0
+
+    # --- the line of cached free extents
+
+    @cython.cfunc
+    @cython.inline
+    def _link(self, extent: cython.int, before: cython.int) -> cython.int:
+        """Put an extent into the line, just older than another (0: the newest)."""
+        behind: cython.int = self.older[before]
+        self.older[extent] = behind
+        self.newer[extent] = before
+        self.newer[behind] = extent
+        self.older[before] = extent
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def _unlink(self, extent: cython.int) -> cython.int:
+        self.newer[self.older[extent]] = self.newer[extent]
+        self.older[self.newer[extent]] = self.older[extent]
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def alloc(self, need: cython.longlong) -> cython.int:
+        """Take free blocks (there are enough): blank ones first, then the oldest cached."""
+        self.free -= need
+        if need <= self.blank:
+            self.blank -= need
+            return 0
+        return self._evict(need)
+
+    @cython.cfunc
+    def _evict(self, need: cython.longlong) -> cython.int:
+        need -= self.blank
+        self.blank = 0
+        while need > 0:
+            extent: cython.int = self.newer[0]
+            if self.length[extent] > need:
+                self.length[extent] -= cython.cast(cython.int, need)  # released tail first, evicted tail first
+                return 0
+            need -= self.length[extent]
+            self._unlink(extent)
+            if self.key[extent] >= 0:
+                self._forget(extent)
+            elif self.owner[extent] >= 0:
+                self.private[self.owner[extent]] = -1
+            self._spend(extent)
+        return 0
+
+    # --- buckets by first key
+
+    @cython.cfunc
+    @cython.inline
+    def _place(self, key: cython.longlong) -> cython.longlong:
+        x: cython.ulonglong = cython.cast(cython.ulonglong, key)
+        return cython.cast(cython.longlong, ((x ^ (x >> 17)) * 0x9E3779B1 >> 7) & (self.bucket.shape[0] - 1))
+
+    @cython.cfunc
+    @cython.inline
+    def _find(self, key: cython.longlong) -> cython.int:
+        """Return the first registered extent that begins with that key, −1 where there is none."""
+        extent: cython.int = self.bucket[self._place(key)]
+        while extent >= 0 and self.key[extent] != key:
+            extent = self.chain[extent]
+        return extent
+
+    @cython.cfunc
+    def _register(self, extent: cython.int) -> cython.int:
+        place: cython.longlong = self._place(self.key[extent])
+        last: cython.int = self.bucket[place]
+        if last < 0:
+            self.bucket[place] = extent
+            return 0
+        while self.chain[last] >= 0:
+            last = self.chain[last]
+        self.chain[last] = extent
+        return 0
+
+    @cython.cfunc
+    def _forget(self, extent: cython.int) -> cython.int:
+        place: cython.longlong = self._place(self.key[extent])
+        other: cython.int = self.bucket[place]
+        if other == extent:
+            self.bucket[place] = self.chain[extent]
+            return 0
+        while self.chain[other] != extent:
+            other = self.chain[other]
+        self.chain[other] = self.chain[extent]
+        return 0
+
+    @cython.cfunc
+    def _split(self, extent: cython.int, head: cython.int) -> cython.int:
+        """Cut an extent behind its first `head` blocks; its holders hold both parts."""
+        key: cython.longlong = self.key[extent] + head * self.stride
+        tail: cython.int = self._new(key, self.length[extent] - head, self.refs[extent])
+        self.length[extent] = head
+        place: cython.longlong = self._place(key)
+        self.chain[tail] = self.bucket[place]  # in front: an extent of several blocks is the first copy of each
+        self.bucket[place] = tail
+        if self.refs[extent] == 0:
+            self._link(tail, extent)
+            return 0
+        slot: cython.int
+        for slot in range(cython.cast(cython.int, self.held.shape[0])):
+            cell: cython.int = self.held[slot]
+            while cell >= 0:
+                if self.cell_extent[cell] == extent:
+                    self._insert(cell, tail)
+                    break
+                cell = self.cell_next[cell]
+        return 0
+
+    @cython.cfunc
+    def _insert(self, cell: cython.int, tail: cython.int) -> cython.int:
+        """Let a cell hold `tail` and a new one behind it what it held."""
+        if self.spare_cell < 0:
+            self._more_cells()
+        extra: cython.int = self.spare_cell
+        self.spare_cell = self.cell_next[extra]
+        self.cell_extent[extra] = self.cell_extent[cell]
+        self.cell_next[extra] = self.cell_next[cell]
+        self.cell_extent[cell] = tail
+        self.cell_next[cell] = extra
+        return 0
+
+    # --- what requests do
+
+    @cython.cfunc
+    def match(self, request: cython.longlong, slot: cython.int, limit: cython.longlong, take: cython.bint) -> cython.int:
+        """Find the longest cached prefix of at most `limit` blocks: sets `hit` and `idle`; `take` also holds it.
+
+        `slot` is that of a preempted request, or the one to hold the prefix; −1 while a new request only asks.
+        """
+        hit: cython.longlong = 0
+        idle: cython.longlong = 0
+        run: cython.longlong = 0
+        end: cython.longlong = 0
+        into: cython.longlong = 0
+        if self.stride > 0:
+            run = self.offset[request]
+            end = self.offset[request + 1]
+        while run < end and hit < limit:
+            extent: cython.int = self._find(self.first_key[run] + into * self.stride)
+            if extent < 0:
+                break
+            reach: cython.longlong = min(self.count[run] - into, limit - hit)
+            if reach > self.length[extent]:
+                reach = self.length[extent]
+            if self.refs[extent] == 0:
+                idle += reach
+            if take:
+                self._share(slot, extent, cython.cast(cython.int, reach))
+            hit += reach
+            into += reach
+            if into == self.count[run]:
+                run += 1
+                into = 0
+        if take:
+            self.run[slot] = run
+            self.run_end[slot] = end
+            self.into[slot] = into
+            self.named[slot] = hit
+            self.beside[slot] = 0
+        if slot >= 0 and self.private[slot] >= 0:  # then all its blocks with ids are cached too
+            extent = self.private[slot]
+            hit += self.length[extent]
+            idle += self.length[extent]
+            if take:
+                self._unlink(extent)
+                self._spend(extent)
+                self.free -= self.length[extent]
+                self.private[slot] = -1
+        self.hit = hit
+        self.idle = idle
+        return 0
+
+    @cython.cfunc
+    def _share(self, slot: cython.int, extent: cython.int, reach: cython.int) -> cython.int:
+        if reach < self.length[extent]:
+            self._split(extent, reach)
+        if self.refs[extent] == 0:
+            self._unlink(extent)
+            self.free -= reach
+        self.refs[extent] += 1
+        return self._hold(slot, extent)
+
+    @cython.cfunc
+    def name(self, slot: cython.int, full: cython.longlong) -> cython.int:
+        """Register the blocks of a slot that have ids, up to its `full`-th."""
+        while self.named[slot] < full and self.run[slot] < self.run_end[slot]:
+            run: cython.longlong = self.run[slot]
+            into: cython.longlong = self.into[slot]
+            more: cython.longlong = min(self.count[run] - into, full - self.named[slot])
+            self._name(slot, self.first_key[run] + into * self.stride, cython.cast(cython.int, more))
+            self.named[slot] += more
+            into += more
+            self.into[slot] = into
+            if into == self.count[run]:
+                self.run[slot] = run + 1
+                self.into[slot] = 0
+        return 0
+
+    @cython.cfunc
+    def _name(self, slot: cython.int, key: cython.longlong, more: cython.int) -> cython.int:
+        extent: cython.int
+        if self.beside[slot] == 0 and self._find(key) >= 0:
+            self.beside[slot] = 1
+        if self.beside[slot]:
+            i: cython.int
+            for i in range(more):
+                extent = self._new(key + i * self.stride, 1, 1)
+                self.single[extent] = 1
+                self._register(extent)
+                self._hold(slot, extent)
+            return 0
+        if self.held[slot] >= 0:
+            extent = self.cell_extent[self.held[slot]]
+            if (
+                self.refs[extent] == 1
+                and self.single[extent] == 0
+                and self.key[extent] + self.length[extent] * self.stride == key
+            ):
+                self.length[extent] += more
+                return 0
+        extent = self._new(key, more, 1)
+        self._register(extent)
+        return self._hold(slot, extent)
+
+    @cython.cfunc
+    def release(self, slot: cython.int, tokens: cython.longlong, keep: cython.bint) -> cython.int:
+        """Let go of the blocks of a slot that has computed so many tokens, tail first; `keep`: it will come back."""
+        full: cython.longlong = tokens // self.block_size
+        blocks: cython.longlong = (tokens + self.block_size - 1) // self.block_size
+        if not self.caching:
+            self.free += blocks
+            self.blank += blocks
+            return 0
+        self.blank += blocks - full
+        self.free += blocks - self.named[slot]
+        if full > self.named[slot]:
+            self._release_private(slot, cython.cast(cython.int, full - self.named[slot]), keep)
+        cell: cython.int = self.held[slot]
+        while cell >= 0:
+            extent: cython.int = self.cell_extent[cell]
+            self.refs[extent] -= 1
+            if self.refs[extent] == 0:
+                self.free += self.length[extent]
+                self._link(extent, 0)
+            after: cython.int = self.cell_next[cell]
+            self.cell_next[cell] = self.spare_cell
+            self.spare_cell = cell
+            cell = after
+        self.held[slot] = -1
+        self.named[slot] = 0
+        return 0
+
+    @cython.cfunc
+    def _release_private(self, slot: cython.int, length: cython.int, keep: cython.bint) -> cython.int:
+        extent: cython.int = self.older[0]
+        if not keep and extent > 0 and self.key[extent] < 0 and self.owner[extent] < 0:
+            self.length[extent] += length  # nobody will ask for either: one stretch
+            return 0
+        extent = self._new(-1, length, 0)
+        self._link(extent, 0)
+        if keep:
+            self.owner[extent] = slot
+            self.private[slot] = extent
+        return 0
+
+
+@cython.cclass
+class Columns:
+    """What is known and found per request, shared by all replicas."""
+
+    arrive: cython.longlong[::1]
+    isl: cython.longlong[::1]
+    outputs: cython.int[::1]
+    first: cython.longlong[::1]
+    last: cython.longlong[::1]
+    state: cython.schar[::1]
+    cached: cython.int[::1]
+    preempted: cython.int[::1]
+    behind: cython.int[::1]  # the next request in the same waiting line, −1: the last
+
+    def __init__(self, *columns: Any) -> None:
+        views = [memoryview(column) for column in columns]
+        self.arrive, self.isl, self.outputs = views[:3]
+        self.first, self.last, self.state, self.cached, self.preempted, self.behind = views[3:]
+
+
+@cython.cclass
+class Engine:
+    """One replica. Between two calls of `schedule` a *leg* is pending: k equal-batch iterations from `t` to `end`."""
+
+    # settings
+    max_num_seqs: cython.int
+    max_num_batched_tokens: cython.longlong
+    block_size: cython.int
+    chunked: cython.bint
+    reserve: cython.bint
+    # step times
+    decode: cython.longlong[::1]
+    mixed: cython.longlong[::1]
+    context_ps: cython.longlong
+    pair_ps: cython.longlong
+    sequence_ps: cython.longlong
+    prefill_context_ps: cython.longlong
+    window_ps: cython.longlong
+    window: cython.longlong
+    # shared
+    columns: Columns
+    gaps: Gaps
+    blocks: Blocks
+    # time
+    t: cython.longlong  # start of the pending leg
+    it: cython.longlong  # iterations done
+    phase: cython.int  # it mod block_size
+    end: cython.longlong  # of the pending leg; NEVER: idle
+    # the pending leg
+    k: cython.longlong
+    a: cython.longlong
+    d: cython.longlong
+    tokens: cython.longlong  # scheduled per iteration
+    chunk: cython.int  # first slot of the tail of `running` that computes a prompt, −1: none
+    # running
+    running: cython.int
+    n: cython.int  # decodes
+    s: cython.longlong  # sum of their contexts
+    by_phase: cython.int[::1]  # decodes by offset mod block_size
+    partial: cython.int  # the slot in the middle of its prompt (the last of running), −1: none
+    head: cython.int
+    tail: cython.int
+    before: cython.int[::1]
+    after: cython.int[::1]
+    finishing: Agenda
+    naming: Agenda  # decodes whose next full block has an id
+    batch: cython.int[::1]
+    # slots
+    request: cython.int[::1]
+    computed: cython.longlong[::1]  # of a slot with a prompt to compute; of a decode, context − it
+    known: cython.longlong[::1]  # prompt and emitted tokens
+    emitted: cython.int[::1]
+    share: cython.longlong[::1]  # tokens of its prompt in this iteration
+    order: cython.longlong[::1]  # of admission
+    spoke: cython.longlong[::1]  # time of the last token before a preemption
+    spare: cython.int
+    admissions: cython.longlong
+    # waiting: preempted slots (a stack), then requests in order of arrival
+    stack: cython.int
+    below: cython.int[::1]
+    line: cython.int
+    line_end: cython.int
+    waiting: cython.int
+    # one call of `schedule`
+    budget: cython.longlong
+    n_single: cython.int
+    s_single: cython.longlong
+    chunks: cython.int
+    pairs: cython.longlong
+    over: cython.longlong
+    # counters
+    steps: cython.longlong
+    jumps: cython.longlong
+    scheduled: cython.longlong
+    preemptions: cython.longlong
+    busy: cython.longlong
+
+    def __init__(self, replica: Any, ids: Any, columns: Columns, gaps: Gaps) -> None:
+        settings, table = replica.settings, replica.step
+        slots = settings.max_num_seqs
+        self.max_num_seqs, self.block_size = slots, settings.block_size
+        self.max_num_batched_tokens = settings.max_num_batched_tokens
+        self.chunked, self.reserve = settings.enable_chunked_prefill, settings.scheduler_reserve_full_isl
+        self.decode, self.mixed = memoryview(table.decode_ps), memoryview(table.mixed_ps)
+        self.context_ps, self.pair_ps = table.context_ps_per_token, table.prefill_ps_per_pair
+        self.sequence_ps, self.prefill_context_ps = table.sequence_ps, table.prefill_context_ps_per_token
+        self.window_ps, self.window = table.window_ps_per_token, table.window_tokens
+        self.columns, self.gaps = columns, gaps
+        self.blocks = Blocks(replica.num_gpu_blocks, slots, settings, ids)
+        self.t, self.it, self.phase, self.end = 0, 0, 0, NEVER
+        self.k = self.a = self.d = self.tokens = 0
+        self.chunk = self.partial = self.head = self.tail = self.stack = self.line = self.line_end = -1
+        self.running = self.n = self.s = self.waiting = 0
+        self.by_phase = _ints(settings.block_size)
+        self.before, self.after, self.below, self.batch = (_ints(slots) for _ in range(4))
+        self.finishing, self.naming = Agenda(slots), Agenda(slots)
+        self.request, self.emitted = _ints(slots), _ints(slots)
+        self.computed, self.known, self.share, self.order, self.spoke = (_ints(slots, 0, np.int64) for _ in range(5))
+        self.spare = -1
+        for slot in range(slots - 1, -1, -1):
+            self.below[slot], self.spare = self.spare, slot
+        self.admissions = self.budget = self.n_single = self.s_single = self.chunks = self.pairs = self.over = 0
+        self.steps = self.jumps = self.scheduled = self.preemptions = self.busy = 0
+
+    # --- arrival
+
+    @cython.cfunc
+    def arrive(self, request: cython.int, now: cython.longlong) -> cython.int:
+        """Put a request at the end of the waiting line; a jump that could have admitted it ends sooner."""
+        self.columns.behind[request] = -1
+        if self.line < 0:
+            self.line = request
+        else:
+            self.columns.behind[self.line_end] = request
+        self.line_end = request
+        self.waiting += 1
+        if self.end == NEVER:  # idle: schedule once all that arrives now is here
+            self.t = self.end = now
+            self.k = 0
+        elif self.waiting == 1 and self.k > 1 and self.partial < 0 and self.running < self.max_num_seqs:
+            self._cut(least_steps(self.a, self.d, now - self.t))
+        return 0
+
+    @cython.cfunc
+    def _cut(self, k: cython.longlong) -> cython.int:
+        if k < self.k:
+            self.k = k
+            self.end = self.t + k * self.a + self.d * (k * (k - 1) // 2)
+        return 0
+
+    # --- what happens during a leg
+
+    @cython.cfunc
+    def commit(self) -> cython.int:
+        """Live through the pending leg: time passes, tokens come out, requests finish."""
+        k: cython.longlong = self.k
+        if k == 0:
+            return 0
+        if k > 1:
+            self.blocks.alloc(self._takes(k - 1))
+            self.jumps += 1
+        self.busy += self.end - self.t
+        self.t = self.end
+        self.it += k
+        self.phase = cython.cast(cython.int, (self.phase + k) % self.block_size)
+        self.steps += k
+        self.scheduled += k * self.tokens
+        self.s += self.n * k
+        if self.n > 0:
+            self.gaps.add(self.a, self.d, k, self.n)
+        if self.naming.size > 0:
+            self._name_until(self.it - 1)
+        if self.finishing.next() == self.it:
+            self._finish_due()
+        if self.chunk >= 0:
+            self._speak()
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def _takes(self, k: cython.longlong) -> cython.longlong:
+        """Return the blocks decodes take in the k iterations after the next one."""
+        size: cython.int = self.block_size
+        taken: cython.longlong = self.n * (k // size)
+        phase: cython.int = 2 * size - self.phase - 1
+        i: cython.int
+        for i in range(cython.cast(cython.int, k % size)):
+            taken += self.by_phase[(phase - i) % size]
+        return taken
+
+    @cython.cfunc
+    def _batch(self, agenda: Agenda, iteration: cython.longlong) -> cython.int:
+        """Fill `batch` with the slots due at that iteration, in running order; return how many."""
+        count: cython.int = 0
+        while agenda.next() == iteration:
+            slot: cython.int = agenda.take()
+            i: cython.int = count
+            while i > 0 and self.order[self.batch[i - 1]] > self.order[slot]:
+                self.batch[i] = self.batch[i - 1]
+                i -= 1
+            self.batch[i] = slot
+            count += 1
+        return count
+
+    @cython.cfunc
+    def _finish_due(self) -> cython.int:
+        i: cython.int
+        count: cython.int = self._batch(self.finishing, self.it)
+        for i in range(count):
+            slot: cython.int = self.batch[i]
+            context: cython.longlong = self._leave_decodes(slot)
+            self._finish(slot, context)
+        return 0
+
+    @cython.cfunc
+    def _leave_decodes(self, slot: cython.int) -> cython.longlong:
+        """Take a slot out of the sums; return its context."""
+        context: cython.longlong = self.it + self.computed[slot]
+        self.n -= 1
+        self.s -= context
+        self.by_phase[self._phase_of(context)] -= 1
+        return context
+
+    @cython.cfunc
+    @cython.inline
+    def _phase_of(self, context: cython.longlong) -> cython.int:
+        size: cython.int = self.block_size
+        return cython.cast(cython.int, (context + size - self.phase) % size)
+
+    @cython.cfunc
+    def _finish(self, slot: cython.int, context: cython.longlong) -> cython.int:
+        request: cython.int = self.request[slot]
+        self.columns.last[request] = self.t
+        self.columns.state[request] = _FINISHED
+        self.blocks.release(slot, context, False)
+        self._leave_running(slot)
+        self.naming.due[slot] = -1
+        self.below[slot] = self.spare
+        self.spare = slot
+        return 0
+
+    @cython.cfunc
+    def _leave_running(self, slot: cython.int) -> cython.int:
+        before: cython.int = self.before[slot]
+        after: cython.int = self.after[slot]
+        if before < 0:
+            self.head = after
+        else:
+            self.after[before] = after
+        if after < 0:
+            self.tail = before
+        else:
+            self.before[after] = before
+        self.running -= 1
+        return 0
+
+    @cython.cfunc
+    def _speak(self) -> cython.int:
+        """Let the slots that computed a prompt go on: those that are through emit a token."""
+        slot: cython.int = self.chunk
+        self.partial = -1
+        while slot >= 0:
+            after: cython.int = self.after[slot]
+            self.computed[slot] += self.share[slot]
+            if self.computed[slot] < self.known[slot]:
+                self.partial = slot
+            else:
+                self._emit(slot)
+            slot = after
+        self.chunk = -1
+        return 0
+
+    @cython.cfunc
+    def _emit(self, slot: cython.int) -> cython.int:
+        request: cython.int = self.request[slot]
+        outputs: cython.int = self.columns.outputs[request]
+        if self.emitted[slot] == 0:
+            self.columns.first[request] = self.t
+        else:
+            self.gaps.add(self.t - self.spoke[slot], 0, 1, 1)
+        self.emitted[slot] += 1
+        if self.emitted[slot] == outputs:
+            return self._finish(slot, self.computed[slot])
+        context: cython.longlong = self.computed[slot]
+        self.n += 1
+        self.s += context
+        self.by_phase[self._phase_of(context)] += 1
+        self.computed[slot] = context - self.it
+        self.finishing.push(slot, self.it + outputs - self.emitted[slot])
+        if self.blocks.caching and self.blocks.run[slot] < self.blocks.run_end[slot]:
+            self._name_next(slot)
+        return 0
+
+    @cython.cfunc
+    def _name_next(self, slot: cython.int) -> cython.int:
+        full: cython.longlong = (self.blocks.named[slot] + 1) * self.block_size
+        self.naming.push(slot, full - 1 - self.computed[slot])
+        return 0
+
+    @cython.cfunc
+    def _name_until(self, iteration: cython.longlong) -> cython.int:
+        """Register the output blocks that were filled up to an iteration, in the order in which it happened."""
+        i: cython.int
+        while self.naming.next() <= iteration:
+            count: cython.int = self._batch(self.naming, self.naming.next())
+            for i in range(count):
+                slot: cython.int = self.batch[i]
+                self.blocks.name(slot, self.blocks.named[slot] + 1)
+                if self.blocks.run[slot] < self.blocks.run_end[slot]:
+                    self._name_next(slot)
+        return 0
+
+    # --- what the scheduler decides
+
+    @cython.cfunc
+    def schedule(self) -> cython.int:
+        """Decide the next leg at `t`, as one call of vLLM's `schedule` would its first iteration."""
+        preempted: cython.bint = self._take_blocks()
+        if self.naming.size > 0:
+            self._name_until(self.it)
+        self.budget = self.max_num_batched_tokens - self.n
+        self.chunk = -1
+        self.n_single = self.chunks = 0
+        self.s_single = self.pairs = self.over = 0
+        if self.partial >= 0 and not self._go_on():
+            preempted = True
+        if not preempted:
+            while self.budget > 0 and self.waiting > 0 and self.running < self.max_num_seqs:
+                if not self._admit():
+                    break
+        self.tokens = self.max_num_batched_tokens - self.budget
+        if self.running == 0:
+            if self.waiting > 0:
+                return self.schedule()  # the last of running preempted itself
+            self.end = NEVER
+            return 0
+        if self.chunk >= 0:
+            self._mixed_leg()
+        else:
+            self._decode_leg(preempted)
+        self.end = self.t + self.k * self.a + self.d * (self.k * (self.k - 1) // 2)
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def _take_blocks(self) -> cython.bint:
+        """Give each decode the block its next token needs; return whether somebody was preempted for it."""
+        if self.n == 0:
+            return False
+        size: cython.int = self.block_size
+        need: cython.int = self.by_phase[(size - self.phase) % size]
+        if need <= self.blocks.free:
+            self.blocks.alloc(need)
+            return False
+        return self._take_by_force()
+
+    @cython.cfunc
+    def _take_by_force(self) -> cython.bint:
+        slot: cython.int = self.head
+        while slot >= 0 and slot != self.partial:
+            if (self.it + self.computed[slot]) % self.block_size == 0:
+                while self.blocks.free == 0:
+                    victim: cython.int = self.tail
+                    self._preempt(victim)
+                    if victim == slot:
+                        return True
+                self.blocks.alloc(1)
+            slot = self.after[slot]
+        return True
+
+    @cython.cfunc
+    def _preempt(self, slot: cython.int) -> cython.int:
+        """Throw the last of running back to the front of the waiting line; its blocks go, its keys stay."""
+        context: cython.longlong
+        request: cython.int = self.request[slot]
+        if slot == self.partial:
+            context = self.computed[slot]
+            self.partial = -1
+        else:
+            self._name_until(self.it - 1)
+            context = self._leave_decodes(slot)
+            self.emitted[slot] = cython.cast(cython.int, context + 1 - self.columns.isl[request])
+            self.known[slot] = context + 1
+            self.spoke[slot] = self.t
+            self.finishing.due[slot] = -1
+            self.naming.due[slot] = -1
+        self.blocks.release(slot, context, True)
+        self._leave_running(slot)
+        self.below[slot] = self.stack
+        self.stack = slot
+        self.waiting += 1
+        self.preemptions += 1
+        self.columns.preempted[request] += 1
+        return 0
+
+    @cython.cfunc
+    def _go_on(self) -> cython.bint:
+        """Give the prompt under way its next chunk; return whether it found blocks."""
+        slot: cython.int = self.partial
+        computed: cython.longlong = self.computed[slot]
+        share: cython.longlong = min(self.known[slot] - computed, self.budget)
+        need: cython.longlong = self._blocks_of(computed + share) - self._blocks_of(computed)
+        if need > self.blocks.free:
+            self._preempt(slot)
+            return False
+        self.blocks.alloc(need)
+        return self._compute(slot, computed, share)
+
+    @cython.cfunc
+    @cython.inline
+    def _blocks_of(self, tokens: cython.longlong) -> cython.longlong:
+        return (tokens + self.block_size - 1) // self.block_size
+
+    @cython.cfunc
+    def _compute(self, slot: cython.int, computed: cython.longlong, share: cython.longlong) -> cython.bint:
+        """Schedule a chunk of a prompt; a chunk of one token costs what a decode costs, as in the engine's kernels."""
+        if self.blocks.caching:
+            self.blocks.name(slot, (computed + share) // self.block_size)
+        self.budget -= share
+        self.share[slot] = share
+        if self.chunk < 0:
+            self.chunk = slot
+        if share == 1:
+            self.n_single += 1
+            self.s_single += computed
+        else:
+            self.chunks += 1
+            self.pairs += share * (2 * computed + share)
+            self.over += computed
+        return True
+
+    @cython.cfunc
+    def _admit(self) -> cython.bint:
+        """Admit the head of the waiting line; return whether it fitted."""
+        slot: cython.int = self.stack
+        request: cython.int = self.request[slot] if slot >= 0 else self.line
+        known: cython.longlong = self.known[slot] if slot >= 0 else self.columns.isl[request]
+        blocks: Blocks = self.blocks
+        blocks.hit = blocks.idle = 0
+        looked: cython.bint = blocks.caching and (slot >= 0 or blocks.stride > 0)
+        if looked:
+            blocks.match(request, slot, (known - 1) // self.block_size, False)
+        hit: cython.longlong = blocks.hit
+        computed: cython.longlong = hit * self.block_size
+        share: cython.longlong = known - computed
+        if share > self.budget:
+            if not self.chunked:
+                return False
+            share = self.budget
+        need: cython.longlong = self._blocks_of(computed + share) - hit
+        whole: cython.longlong = self._blocks_of(known) - hit if self.reserve else need
+        if whole + blocks.idle > blocks.free:
+            return False
+        slot = self._enter(request, slot, known, computed)
+        if looked:
+            blocks.match(request, slot, (known - 1) // self.block_size, True)
+        blocks.alloc(need)
+        self.computed[slot] = computed
+        return self._compute(slot, computed, share)
+
+    @cython.cfunc
+    def _enter(
+        self, request: cython.int, slot: cython.int, known: cython.longlong, computed: cython.longlong
+    ) -> cython.int:
+        """Move the head of the waiting line to the end of running; return its slot."""
+        self.waiting -= 1
+        if slot >= 0:
+            self.stack = self.below[slot]
+        else:
+            slot = self.spare
+            self.spare = self.below[slot]
+            self.line = self.columns.behind[request]
+            self.request[slot] = request
+            self.known[slot] = known
+            self.emitted[slot] = 0
+            if computed > 0:
+                self.columns.cached[request] = cython.cast(cython.int, computed)
+        self.order[slot] = self.admissions
+        self.admissions += 1
+        self.running += 1
+        self.before[slot] = self.tail
+        self.after[slot] = -1
+        if self.tail < 0:
+            self.head = slot
+        else:
+            self.after[self.tail] = slot
+        self.tail = slot
+        return slot
+
+    # --- how long it takes
+
+    @cython.cfunc
+    @cython.inline
+    def _attention(self, n: cython.longlong, s: cython.longlong) -> cython.longlong:
+        return self.context_ps * s + self.window_ps * min(s, n * self.window)
+
+    @cython.cfunc
+    def _mixed_leg(self) -> cython.int:
+        n: cython.int = self.n + self.n_single
+        self.k = 1
+        self.d = 0
+        self.a = self._attention(n, self.s + self.s_single)
+        if self.chunks == 0:
+            self.a += self.decode[n]
+            return 0
+        self.a += self.mixed[self.tokens] + self.sequence_ps * (n + self.chunks)
+        self.a += self.pair_ps * self.pairs + self.prefill_context_ps * self.over
+        return 0
+
+    @cython.cfunc
+    def _decode_leg(self, preempted: cython.bint) -> cython.int:
+        """Jump: no prompt, no admission; until a finish, a lack of blocks or the knee of window attention."""
+        n: cython.longlong = self.n
+        k: cython.longlong = self.finishing.next() - self.it
+        self.a = self.decode[n] + self._attention(n, self.s)
+        self.d = self.context_ps * n
+        if self.window_ps > 0 and self.s <= n * self.window:
+            k = min(k, (n * self.window - self.s) // n + 1)
+            self.d += self.window_ps * n
+        if preempted:
+            k = 1  # the head of the line is tried again after this iteration
+        elif self.waiting > 0 and self.naming.size > 0 and self.running < self.max_num_seqs:
+            k = min(k, self.naming.next() - self.it)  # a registered block may let the head in
+        self.k = self._affordable(k)
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def _affordable(self, k: cython.longlong) -> cython.longlong:
+        """Return how many of k iterations find blocks (the first has them)."""
+        n: cython.longlong = self.n
+        free: cython.longlong = self.blocks.free
+        if n * ((k + self.block_size - 2) // self.block_size) <= free:
+            return k
+        size: cython.int = self.block_size
+        steps: cython.longlong = 1 + free // n * size
+        left: cython.longlong = free % n
+        phase: cython.int = 2 * size - self.phase - 1
+        while steps < k:
+            left -= self.by_phase[phase % size]
+            if left < 0:
+                break
+            phase -= 1
+            steps += 1
+        return min(steps, k)
+
+    # --- looking in and stopping
+
+    @cython.cfunc
+    def _done_by(self, now: cython.longlong) -> cython.longlong:
+        """Return how many iterations of the pending leg end by `now` (before its end)."""
+        if self.k <= 1:
+            return 0
+        return least_steps(self.a, self.d, now - self.t + 1) - 1
+
+    @cython.cfunc
+    def advance(self, until: cython.longlong) -> cython.int:
+        """Live through all that ends before `until`."""
+        while self.end < until:
+            self.commit()
+            self.schedule()
+        return 0
+
+    @cython.cfunc
+    def stop(self, now: cython.longlong) -> cython.int:
+        """Count the iterations that end by `now` and let the rest be."""
+        if self.end < NEVER and self._done_by(now) > 0:
+            self._cut(self._done_by(now))
+            self.commit()
+        self.end = NEVER
+        return 0
+
+    @cython.cfunc
+    def used(self, now: cython.longlong) -> cython.longlong:
+        """Return the referenced blocks at `now`, within the pending leg."""
+        done: cython.longlong = self._done_by(now) if self.end < NEVER else 0
+        return self.blocks.total - self.blocks.free + (self._takes(done) if done > 0 else 0)
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Return the counters: steps, jumps, scheduled tokens, preemptions, busy picoseconds."""
+        return self.steps, self.jumps, self.scheduled, self.preemptions, self.busy
+
+
+@cython.cclass
+class Fleet:
+    """Arrivals, a router and replicas.
+
+    Where the router looks at loads, requests go to the replica with the fewest outstanding (waiting or running)
+    requests, the first of equals; given runs and their labels, to the replica that was last sent the longest prefix
+    if it is long enough and loads are not too unequal (see `simulate`).
+    """
+
+    engines: list
+    replicas: cython.int
+    columns: Columns
+    # a tournament over the ends of the pending legs: node i is won by the sooner of nodes 2i and 2i+1
+    winner: cython.int[::1]
+    ends: cython.longlong[::1]
+    leaves: cython.int
+    load: cython.int[::1]
+    # what was sent where, by label of a run
+    by_prefix: cython.bint
+    tokens_per_block: cython.longlong
+    offset: cython.longlong[::1]
+    count: cython.longlong[::1]
+    label: cython.int[::1]
+    sent_to: cython.int[::1]
+    sent: cython.longlong[::1]  # blocks of the run
+    # samples
+    window_ps: cython.longlong
+    series: cython.longlong[:, ::1]  # queue, running, blocks in use, busy_ps so far
+    sampled: cython.longlong
+
+    def __init__(self, engines: list[Engine], columns: Columns, window_ps: int, series: Any, prefixes: Any) -> None:
+        self.engines, self.replicas, self.columns = engines, len(engines), columns
+        self.leaves = 1 << (len(engines) - 1).bit_length()
+        self.winner = _ints(2 * self.leaves)
+        self.ends = _ints(self.leaves, NEVER, np.int64)
+        self.load = _ints(len(engines))
+        self.window_ps, self.series, self.sampled = window_ps, memoryview(series), 0
+        for leaf in range(self.leaves):
+            self.winner[self.leaves + leaf] = leaf
+        runs, labels = prefixes
+        self.by_prefix = labels is not None
+        if labels is not None:
+            self.tokens_per_block = engines[0].block_size
+            self.offset, self.count, self.label = memoryview(runs[1]), memoryview(runs[3]), memoryview(labels)
+            self.sent_to, self.sent = _ints(len(labels), -1), _ints(len(labels), 0, np.int64)
+
+    def run(self, replica: Any, until: int, balance: bool) -> None:  # noqa: FBT001 - called once
+        """Let everything happen up to `until`; `replica` holds the choices, filled in here where loads matter."""
+        self._arrivals(memoryview(replica), until, balance)
+        index: cython.int
+        for index in range(self.replicas):
+            engine: Engine = self.engines[index]
+            engine.advance(until + 1)
+            engine.stop(until)
+
+    @cython.cfunc
+    def _arrivals(self, choice: cython.int[::1], until: cython.longlong, balance: cython.bint) -> cython.int:
+        columns: Columns = self.columns
+        i: cython.longlong
+        for i in range(columns.arrive.shape[0]):
+            now: cython.longlong = columns.arrive[i]
+            if now > until:
+                break
+            if self.sampled < self.series.shape[0]:
+                self._sample_before(now)
+            if columns.state[i] == _FAILED:
+                continue
+            if balance:
+                self._advance_all(now)
+                choice[i] = self._by_prefix(i) if self.by_prefix else self._least()
+            index: cython.int = choice[i]
+            engine: Engine = self.engines[index]
+            engine.advance(now)
+            engine.arrive(cython.cast(cython.int, i), now)
+            if balance:
+                self._update(index)
+        if self.sampled < self.series.shape[0]:
+            self._sample_before(until + 1)
+        return 0
+
+    @cython.cfunc
+    def _advance_all(self, now: cython.longlong) -> cython.int:
+        while self.ends[self.winner[1]] < now:
+            index: cython.int = self.winner[1]
+            engine: Engine = self.engines[index]
+            engine.commit()
+            engine.schedule()
+            self._update(index)
+        return 0
+
+    @cython.cfunc
+    def _update(self, index: cython.int) -> cython.int:
+        engine: Engine = self.engines[index]
+        self.ends[index] = engine.end
+        self.load[index] = engine.waiting + engine.running
+        node: cython.int = (self.leaves + index) >> 1
+        while node > 0:
+            left: cython.int = self.winner[2 * node]
+            right: cython.int = self.winner[2 * node + 1]
+            self.winner[node] = left if self.ends[left] <= self.ends[right] else right
+            node >>= 1
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    def _least(self) -> cython.int:
+        best: cython.int = 0
+        i: cython.int
+        for i in range(1, self.replicas):
+            if self.load[i] < self.load[best]:
+                best = i
+        return best
+
+    @cython.cfunc
+    def _by_prefix(self, request: cython.longlong) -> cython.int:
+        chosen: cython.int = self._least()
+        most: cython.int = self.load[chosen]
+        i: cython.int
+        for i in range(self.replicas):
+            most = max(most, self.load[i])
+        balanced: cython.bint = most - self.load[chosen] <= 64 or 2 * most <= 3 * self.load[chosen]
+        shared: cython.longlong = 0
+        before: cython.longlong = 0
+        run: cython.longlong
+        for run in range(self.offset[request], self.offset[request + 1]):
+            label: cython.int = self.label[run]
+            if self.sent_to[label] >= 0 and balanced:
+                shared = before + min(self.count[run], self.sent[label])
+                shared = min(shared * self.tokens_per_block, self.columns.isl[request])
+                if 10 * shared > 3 * self.columns.isl[request]:
+                    chosen = self.sent_to[label]
+            before += self.count[run]
+        for run in range(self.offset[request], self.offset[request + 1]):
+            self.sent_to[self.label[run]] = chosen
+            self.sent[self.label[run]] = self.count[run]
+        return chosen
+
+    @cython.cfunc
+    def _sample_before(self, now: cython.longlong) -> cython.int:
+        """Sample all windows that end before `now`."""
+        while self.sampled < self.series.shape[0] and (self.sampled + 1) * self.window_ps < now:
+            self._sample((self.sampled + 1) * self.window_ps)
+        return 0
+
+    @cython.cfunc
+    def _sample(self, now: cython.longlong) -> cython.int:
+        row: cython.longlong = self.sampled
+        index: cython.int
+        for index in range(self.replicas):
+            engine: Engine = self.engines[index]
+            engine.advance(now + 1)
+            self.series[row, 0] += engine.waiting
+            self.series[row, 1] += engine.running
+            self.series[row, 2] += engine.used(now)
+            self.series[row, 3] += engine.busy + (now - engine.t if engine.end < NEVER else 0)
+            self._update(index)
+        self.sampled = row + 1
+        return 0
