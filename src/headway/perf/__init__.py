@@ -1,9 +1,37 @@
-"""How long one engine step takes, and what fits in memory: pure functions of a `Pool`."""
+"""How long one engine step takes and what fits in memory: pure functions of a `Pool`.
 
-from headway.perf.calibration import Calibration, calibration
+    step(pool, batch)   the reference: one step of a ragged batch, operator by operator (`headway estimate`)
+    lower(pool)         the same as integer tables, for the simulator to jump over
+    memory(pool)        weights, activations, graphs and KV blocks of one GPU, as vLLM computes them
+    replica(pool)       both, as the simulator takes them
+    calibration(…)      what is achieved of the datasheet, with provenance
+    band(…)             how far a figure may be off, learnt from published measurements
+
+Read from the bottom up: `formats` (bytes and compute formats of number formats), `shapes` (the matrices one GPU holds
+after sharding), `operators` (what each costs, for one batch or a column of batches), `breakdown`, `lowering`; beside
+them `capacity` (memory), `constants` (calibration) and `bands`. The physics is a roofline per operator at achievable rates, with collectives as
+α–β, fixed times per kernel and layer, and a host that overlaps; its constants are data in `data/`, each with source.
+
+Speculation, adapters and draft models are not modelled here.
+"""
+
+from headway.perf.bands import band
+from headway.perf.breakdown import Batch, StepBreakdown, step
+from headway.perf.capacity import MemoryPlan, memory
+from headway.perf.constants import Calibration, calibration
 from headway.perf.lowering import lower, replica
-from headway.perf.memory import MemoryPlan, memory
 from headway.perf.operators import Operator
-from headway.perf.step import Batch, StepBreakdown, step
 
-__all__ = ["Batch", "Calibration", "MemoryPlan", "Operator", "StepBreakdown", "calibration", "lower", "memory", "replica", "step"]
+__all__ = [
+    "Batch",
+    "Calibration",
+    "MemoryPlan",
+    "Operator",
+    "StepBreakdown",
+    "band",
+    "calibration",
+    "lower",
+    "memory",
+    "replica",
+    "step",
+]

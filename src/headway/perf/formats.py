@@ -43,8 +43,6 @@ def compute_format(dtype: Dtype, accelerator: Accelerator) -> str:
     return native if accelerator.peak_flops_per_s.get(native) else "bf16"
 
 
-
-
 def dense_dtype(dtype: Dtype, *, is_moe: bool) -> Dtype:
     """Return the format of attention and dense layers: mxfp4 checkpoints of MoE models pack only the experts.
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.perf.calibration import Calibration, calibration as calibrated
-from headway.perf.memory import memory
-from headway.perf.operators import Machine, attention_rates, machine, sequence_operators, token_operators
+from headway.perf.breakdown import host_time_s, launch_floor_s, pad_tokens
+from headway.perf.capacity import memory
+from headway.perf.constants import Calibration
+from headway.perf.constants import calibration as calibrated
+from headway.perf.operators import Machine, Operator, attention_rates, machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
-from headway.perf.step import host_time_s, launch_floor_s, pad_tokens
 from headway.types import Replica, StepTable
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
     """
     on, settings = machine(pool, calibration), pool.settings
     rates, window = attention_rates(on), _window(pool)
-    decodes = np.arange(settings.max_num_seqs + 1)
-    tokens = np.arange(settings.max_num_batched_tokens + 1)
+    decodes = np.arange(settings.max_num_seqs + 1, dtype=np.int64)
+    tokens = np.arange(settings.max_num_batched_tokens + 1, dtype=np.int64)
     head_s, head_sequence_s = _head_chord(on, settings.max_num_seqs)
     window_token_s = 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
     decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
@@ -97,15 +98,22 @@ def _busy_s(on: Machine, tokens: IntColumn, extra_s: FloatColumn) -> FloatColumn
     linear_s = np.concatenate([_tokens_s(on, part) for part in slices])
     layers = on.pool.model.full_attention_layers + on.pool.model.sliding_window_layers
     gpu_s = linear_s[np.cumsum(first) - 1] + layers * on.calibration.attention_fixed_s + extra_s
-    return np.where(graph, gpu_s, np.maximum(gpu_s, launch_floor_s(on)))
+    return np.maximum(gpu_s, np.where(graph, 0.0, launch_floor_s(on)))
 
 
 def _tokens_s(on: Machine, tokens: FloatColumn) -> FloatColumn:
-    return sum((op.time_s for op in token_operators(on, tokens)), np.zeros(len(tokens)))
+    return _total_s(token_operators(on, tokens), len(tokens))
 
 
 def _rows_s(on: Machine, rows: FloatColumn) -> FloatColumn:
-    return sum((np.asarray(op.time_s) for op in sequence_operators(on, rows)), np.zeros(len(rows)))
+    return _total_s(sequence_operators(on, rows), len(rows))
+
+
+def _total_s(operators: list[Operator], length: int) -> FloatColumn:
+    total_s = np.zeros(length)
+    for op in operators:
+        total_s += op.time_s
+    return total_s
 
 
 def _head_chord(on: Machine, max_num_seqs: int) -> tuple[float, float]:

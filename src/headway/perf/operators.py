@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from headway.errors import InputError
-from headway.perf.calibration import Calibration, calibration as calibrated
+from headway.perf.constants import Calibration
+from headway.perf.constants import calibration as calibrated
 from headway.perf.formats import KV_BYTES, WEIGHT_BYTES, compute_format
 from headway.perf.shapes import (
     Experts,
@@ -132,8 +133,9 @@ def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
 
 def overlap(compute_s: Column, memory_s: Column) -> Column:
     """Return the time of compute and memory traffic that overlap imperfectly: at least the longer of the two."""
-    total = np.square(np.square(compute_s)) + np.square(np.square(memory_s))
-    return np.sqrt(np.sqrt(total))
+    total: Column = np.square(np.square(compute_s)) + np.square(np.square(memory_s))
+    overlapped: Column = np.sqrt(np.sqrt(total))
+    return overlapped
 
 
 def link(on: Machine, gpus: int) -> Link:

@@ -66,7 +66,9 @@ def check_parallelism(pool: Pool) -> None:
     if model.num_attention_heads % par.tp:
         _refuse(f"{model.num_attention_heads} heads do not divide by tp {par.tp}", "num_attention_heads", "another tp")
     if not model.is_mla and kv_heads % par.tp and par.tp % kv_heads:
-        _refuse(f"{kv_heads} KV heads neither divide nor are divided by tp {par.tp}", "num_key_value_heads", "another tp")
+        _refuse(
+            f"{kv_heads} KV heads neither divide nor are divided by tp {par.tp}", "num_key_value_heads", "another tp"
+        )
     if par.pp > model.num_hidden_layers:
         _refuse(f"{model.num_hidden_layers} layers cannot fill pp {par.pp}", "num_hidden_layers", "a smaller pp")
     if par.ep > 1 and (not model.is_moe or (par.tp * par.dp) % par.ep or model.num_experts < par.ep):

@@ -23,8 +23,12 @@ from headway.perf.operators import (
 from headway.perf.shapes import attention_layers
 
 if TYPE_CHECKING:
-    from headway.perf.calibration import Calibration
+    from numpy.typing import NDArray
+
+    from headway.perf.constants import Calibration
     from headway.types import IntColumn, Pool
+
+    BoolColumn = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +120,8 @@ def step(pool: Pool, batch: Batch, calibration: Calibration | None = None) -> St
     )
 
 
-def pad_tokens(cuda_graph_sizes: tuple[int, ...], tokens: IntColumn) -> tuple[IntColumn, IntColumn]:
-    """Return (tokens as computed, whether a graph is replayed): up to the next captured size, none above the largest."""
+def pad_tokens(cuda_graph_sizes: tuple[int, ...], tokens: IntColumn) -> tuple[IntColumn, BoolColumn]:
+    """Return (tokens as computed, whether a graph is replayed): padded to the next captured size, if there is one."""
     sizes = np.array(sorted(cuda_graph_sizes), dtype=np.int64)
     index = np.searchsorted(sizes, tokens)
     graph = index < len(sizes)
@@ -152,7 +156,9 @@ def attention_operators(on: Machine, batch: Batch) -> list[Operator]:
     if window_layers:
         context = float(np.minimum(contexts, window).sum())
         window_pairs = 2 * float(causal_window_pairs(new, computed, window).sum())
-        found.append(_decode_attention(on, "decode attention (window)", window_layers, context, rates.window_s_per_token))
+        found.append(
+            _decode_attention(on, "decode attention (window)", window_layers, context, rates.window_s_per_token)
+        )
         found.append(_window_prefill_attention(on, window_layers, window_pairs))
     layers = full + window_layers
     found.append(Operator(name="attention launch", count=layers, fixed_s=layers * fixed_s, time_s=layers * fixed_s))

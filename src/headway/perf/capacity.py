@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from headway.errors import InfeasibleError
-from headway.perf.calibration import Calibration, calibration as calibrated
+from headway.perf.constants import Calibration
+from headway.perf.constants import calibration as calibrated
 from headway.perf.formats import KV_BYTES
 from headway.perf.shapes import attention_layers, check_parallelism, kv_elements, weight_bytes
 from headway.units import show_bytes
@@ -111,7 +112,8 @@ def _plan(pool: Pool, calibration: Calibration | None) -> MemoryPlan:
     block_bytes = layers * layer_bytes * settings.block_size or state or 1.0
     requested = math.ceil(pool.accelerator.hbm_bytes * settings.gpu_memory_utilization)
     weights, activation = weight_bytes(pool), activation_bytes(pool, constants)
-    graphs = constants.graph_layer_bytes * len(settings.cuda_graph_sizes) * model.num_hidden_layers / par.pp
+    sizes = len(settings.cuda_graph_sizes)
+    graphs = sizes and constants.graph_bytes + constants.graph_layer_bytes * sizes * model.num_hidden_layers / par.pp
     other = constants.context_bytes + (constants.communicator_bytes if par.gpus > 1 else 0.0)
     available = requested - weights - activation - graphs - other
     return MemoryPlan(

@@ -1,4 +1,4 @@
-"""What is achieved of the datasheet, and the error that remains: data with provenance, inherited by a visible rule.
+"""What is achieved of the datasheet: data with provenance, inherited by a visible rule.
 
 `data/calibration.yaml` is a list of layers. A layer names whom it is for (an engine, a vendor, an accelerator, an
 accelerator with an engine, or everybody) and sets some of the constants. For one deployment all layers that apply are
@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headway.errors import EvidenceError
 from headway.reading import Node, read_yaml
-from headway.types import Band, Provenance
+from headway.types import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,13 +50,14 @@ class Calibration:
     context_bytes: float  # held by the process beside weights, activations and KV, per GPU
     communicator_bytes: float  # the same for buffers of collectives, where there are any
     logit_bytes: float  # the sampler's working memory per entry of the logits
+    graph_bytes: float  # of capturing CUDA graphs at all
     graph_layer_bytes: float  # of one captured CUDA graph, per layer
     provenance: Mapping[str, Provenance]  # by field name: the layer that decided it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    accelerator: str
+    accelerators: tuple[str, ...]
     engine: str
     vendor: str
     values: Mapping[str, Any]
@@ -66,12 +66,12 @@ class _Layer:
     @property
     def rank(self) -> int:
         """How particular: accelerator before vendor before engine."""
-        return 4 * bool(self.accelerator) + 2 * bool(self.vendor) + bool(self.engine)
+        return 4 * bool(self.accelerators) + 2 * bool(self.vendor) + bool(self.engine)
 
     def applies(self, accelerator: Accelerator, engine: str) -> bool:
         """Whether every key it names matches."""
         return (
-            self.accelerator in ("", accelerator.name)
+            (not self.accelerators or accelerator.name in self.accelerators)
             and self.vendor in ("", accelerator.vendor.casefold())
             and self.engine in ("", engine)
         )
@@ -94,7 +94,7 @@ def _layer(node: Node) -> _Layer:
     scope = parts["for"].entries({"accelerator", "engine", "vendor"}) if "for" in parts else {}
     values = {name: _value(name, child) for name, child in parts["set"].entries(_CONSTANTS).items()}
     return _Layer(
-        accelerator=scope["accelerator"].text() if "accelerator" in scope else "",
+        accelerators=tuple(name.text() for name in scope["accelerator"].items()) if "accelerator" in scope else (),
         engine=scope["engine"].text() if "engine" in scope else "",
         vendor=scope["vendor"].text().casefold() if "vendor" in scope else "",
         values=values,
