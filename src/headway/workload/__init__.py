@@ -1,14 +1,14 @@
 """What arrives: recorded traces read, and traffic synthesised.
 
 - Recorded: `read_trace(path)` reads a file of any known format into a `Trace`; `describe(trace)` measures it.
-- Synthesised: a `WorkloadSpec` says what arrives (joint lengths, arrival process, sessions, shared system prompts, labels);
-  `generate(spec, requests=…, seed=…)` draws it: the same bytes for the same seed. A specification comes from a scenario's
-  `workload:` section (`spec_from_node`; `section.py` describes the form) or from a shipped `profile(name)`, which holds
-  figures derived from a real trace.
+- Synthesised: a `WorkloadSpec` says what arrives (joint lengths, arrival process, sessions, shared system prompts,
+  labels); `generate(spec, requests=…, seed=…)` draws it: the same bytes for the same seed. A specification comes from a
+  scenario's `workload:` section (`spec_from_node`; `section.py` describes the form) or from a shipped `profile(name)`,
+  which holds figures derived from a real trace.
 
-Both give `headway.types.Requests`. From the bottom up: `distributions` (one quantity), `lengths` (two, joint), `arrivals` (time),
-`sessions` (turns), `blocks` (shared prefixes), `spec` (all of it as a noun), `synthesis` (drawing); `parse_lengths` and
-`parse_arrivals` read them from YAML, `profiles` and `section` put them together.
+Both give `headway.types.Requests`. From the bottom up: `distributions` (one quantity), `lengths` (two, joint),
+`arrivals` (time), `sessions` (turns), `blocks` (shared prefixes), `spec` (all of it as a noun), `synthesis` (drawing);
+`parse_lengths` and `parse_arrivals` read them from YAML, `profiles` and `section` put them together.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PUBLIC = {
     "write_trace": "columnar",
 }
 
-__all__ = list(_PUBLIC)  # noqa: PLE0604 - the keys are the names
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

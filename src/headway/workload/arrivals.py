@@ -84,7 +84,7 @@ class Steady:
     def seconds(self, operational: FloatColumn, chance: np.random.Generator) -> FloatColumn:
         """Return the operational time over the rate."""
         del chance
-        return operational / self.mean_per_s
+        return np.asarray(operational / self.mean_per_s, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,8 @@ class Cycle:
         before = (rates[:whole].sum() + rates[whole % len(rates)] * (into - whole)) * slice_s
         laps, rest = np.divmod(operational + before, rates.sum() * slice_s)
         inside_s = _invert(rest, np.full(len(rates), slice_s), rates)
-        return np.maximum(laps * self.period_s + inside_s - into * slice_s, 0.0)
+        seconds: FloatColumn = np.maximum(laps * self.period_s + inside_s - into * slice_s, 0.0)
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,4 +224,4 @@ class Replay:
         index = np.arange(len(operational))
         laps, row = np.divmod(index, len(self.at_s))
         squeeze = operational[0] if len(operational) else 1.0
-        return (laps * self.lap_s + (self.at_s[row] - self.at_s[0])) * squeeze
+        return np.asarray((laps * self.lap_s + (self.at_s[row] - self.at_s[0])) * squeeze, np.float64)

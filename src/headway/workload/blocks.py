@@ -1,8 +1,8 @@
 """Block ids of synthesised prompts: a shared system prompt first, then what belongs to one session.
 
-An id stands for its block and everything before it. Only blocks that are full get one: the block in which a turn's output
-ends is filled up by the next turn's words, so it is the next turn that names it; and where a system prompt ends inside a
-block, that block holds the session's own words too and is the session's.
+An id stands for its block and everything before it. Only full blocks get one: the block in which a turn's output ends
+is filled up by the next turn's words, so the next turn names it; and where a system prompt ends inside a block, that
+block holds the session's own words too and is the session's.
 """
 
 from __future__ import annotations

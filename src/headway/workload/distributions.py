@@ -121,7 +121,7 @@ class Pareto:
     def at(self, z: FloatColumn) -> FloatColumn:
         """Return the value at each score: inverse of the distribution renormalised below `most`."""
         kept = 1.0 - (self.least / self.most) ** self.alpha
-        return self.least * (1.0 - kept * normal_cdf(z)) ** (-1.0 / self.alpha)
+        return np.asarray(self.least * (1.0 - kept * normal_cdf(z)) ** (-1.0 / self.alpha), np.float64)
 
 
 @dataclass(frozen=True, slots=True)

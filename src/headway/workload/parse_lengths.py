@@ -6,6 +6,7 @@ The forms are described in `section.py`. Nothing here knows of profiles.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from headway.workload.distributions import (
@@ -21,7 +22,7 @@ from headway.workload.distributions import (
 from headway.workload.lengths import MOST_TOKENS, Copula, JointTable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from headway.reading import Node
 
@@ -125,12 +126,11 @@ def _quantiles(node: Node, dimension: str) -> Quantiles:
     points = sorted((_percentile(key, child), _value(child, dimension), key) for key, child in node.entries().items())
     if len(points) < 2:
         node.fail("expected at least two percentiles")
-    for (_, low, before), (_, high, after) in zip(points, points[1:], strict=False):
-        if high < low:
-            node.fail(f"{after} is below {before}")
-    for (p, _, before), (q, _, after) in zip(points, points[1:], strict=False):
+    for (p, low, before), (q, high, after) in pairwise(points):
         if p == q:
             node.fail(f"{before} and {after} are the same percentile")
+        if high < low:
+            node.fail(f"{after} is below {before}")
     return Quantiles(tuple(p for p, _, _ in points), tuple(value for _, value, _ in points))
 
 
@@ -158,7 +158,7 @@ def _pareto(node: Node, dimension: str) -> Pareto:
     return Pareto(least, entries["alpha"].number(least=0.01, most=100.0), most)
 
 
-_FORMS = {
+_FORMS: dict[str, Callable[[Node, str], Distribution]] = {
     "constant": lambda node, dimension: Constant(_value(node, dimension)),
     "uniform": _uniform,
     "lognormal": _lognormal,

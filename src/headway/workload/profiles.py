@@ -1,6 +1,7 @@
 """Workload profiles: figures derived from real traces, one YAML file each, read when asked for.
 
-A file holds where its figures come from and a `workload:` section in the form scenarios use. `tools/derive_profiles.py` writes them.
+A file holds where its figures come from and a `workload:` section in the form scenarios use.
+`tools/derive_profiles.py` writes them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Profile:
         as_of: the day the figures were derived (ISO).
         rows: requests they were derived from.
         method: how, in plain words: lengths, arrivals, prefixes.
-        facts: figures of the real trace and of 50,000 synthesised requests beside them, by name.
+        facts: figures of the real trace and of synthesised requests beside them, by name.
         spec: the workload.
     """
 

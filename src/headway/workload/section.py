@@ -15,7 +15,8 @@ times last stays as it is.
 
 `trace` - a file, relative to the scenario's folder; `format` names the reader where the file does not tell it. The
 requests come in their order; used up, they are repeated with fresh prefixes. `scale` multiplies the rate by compressing
-time; or else `rate` sets the mean rate; or `arrivals` replaces the recorded times. No sessions or system prompts: the trace has its own.
+time; or else `rate` sets the mean rate; or `arrivals` replaces the recorded times. No sessions or system prompts: the
+trace has its own.
 
 `lengths` - one of
 
@@ -33,8 +34,8 @@ DIST, for tokens (bare or `2000 tokens`), times (`10 s`: with their unit) and co
 
 ```yaml
 2000 tokens                                          # always this; also {constant: 2000}
-{p50: 150, p90: 400, p99: 1200}                      # quantiles, also {quantiles: {...}}: joined by lognormal pieces, the
-                                                     # outermost going on into the tails; p0 and p100 are bounds
+{p50: 150, p90: 400, p99: 1200}                      # quantiles, also {quantiles: {...}}: joined by lognormal pieces,
+                                                     # the outermost going on into the tails; p0, p100 are bounds
 {mean: 5}                                            # geometric (counts), exponential (tokens, times)
 {mean: 2000, cv: 0.8}                                # gamma; also {gamma: {mean: ..., cv: ...}}
 {lognormal: {mean: 2000, cv: 0.8}}
@@ -56,24 +57,25 @@ DIST, for tokens (bare or `2000 tokens`), times (`10 s`: with their unit) and co
 {process: replay, trace: day.csv, scale: 2}          # a trace's times; format, rate as for a trace
 ```
 
-`sessions` - conversations whose prompts grow. `rate` still counts requests, not sessions; sessions start at the rate over the
-mean number of turns. Every turn's prompt holds the prompt and the output before it.
+`sessions` - conversations whose prompts grow. `rate` still counts requests, not sessions; sessions start at the rate
+over the mean number of turns. Every turn's prompt holds the prompt and the output before it.
 
 ```yaml
 sessions:
   turns: {mean: 5}                                   # DIST of counts
   think_time: {p50: 10 s, p90: 60 s}                 # DIST: from an answer's end to the next turn
-  response_time: 10 s                                # DIST: ASSUMED from a turn's arrival to its answer's end, as it is not
-                                                     # known before the fleet is simulated (5.5 s where absent)
+  response_time: 10 s                                # DIST: ASSUMED from a turn's arrival to its answer's end, as it
+                                                     # is not known before the simulation (6.1 s where absent)
   growth: {mean: 300 tokens}                         # DIST: new tokens per turn; lengths then describe the first prompt
   alike: 60 %                                        # or this: lengths describe all prompts, and this part of their
                                                      # variance (of normal scores) is between sessions, the rest within
 ```
 
-`system_prompts: [{tokens: 1200 tokens, share: 60 %}]` - beginnings shared by that share of requests (of sessions, where there are
-any), inside the prompt's length. `tenants: [{name: a, share: 70 %}]`, `adapters` likewise, or `{count: 50, zipf: 1.1, share: 80 %}`
-for many of Zipf popularity; `classes: [{name: interactive, priority: 0, share: 80 %}]`, smaller priorities first. Shares sum to at
-most 100 %; what they leave over has none (id -1, priority 0).
+`system_prompts: [{tokens: 1200 tokens, share: 60 %}]` - beginnings shared by that share of requests (of sessions, where
+there are any), inside the prompt's length. `tenants: [{name: a, share: 70 %}]`, `adapters` likewise, or
+`{count: 50, zipf: 1.1, share: 80 %}` for many of Zipf popularity; `classes: [{name: interactive, priority: 0,
+share: 80 %}]`, smaller priorities first. Shares sum to at most 100 %; what they leave over has none (id -1,
+priority 0).
 """
 
 from __future__ import annotations
@@ -85,8 +87,8 @@ from typing import TYPE_CHECKING, Any
 from headway.errors import InputError
 from headway.workload import parse_arrivals
 from headway.workload.arrivals import Arrivals, Replay
-from headway.workload.profiles import profile
 from headway.workload.parse_lengths import lengths, rate, require
+from headway.workload.profiles import profile
 from headway.workload.spec import WorkloadSpec
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Sessions: turns with think time between them, and prompts that grow from turn to turn.
 
-The prompt of a turn holds all of the turn before it: its prompt, its output, and something new. When a later turn arrives
-depends on when the answer before it was complete, which no generator knows before the fleet is simulated; so a session
-carries an *assumed* response time, and turn k arrives at start + Σ (response time + think time) over the turns before.
+The prompt of a turn holds all of the turn before it: its prompt, its output, and something new. When a later turn
+arrives depends on when the answer before it was complete, which no generator knows before the fleet is simulated; so a
+session carries an *assumed* response time: a turn arrives at start + Σ (response time + think time) of those before.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from headway.workload.lengths import tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from headway.types import FloatColumn, IntColumn
     from headway.workload.distributions import Distribution
     from headway.workload.lengths import Lengths
 
     Chance = Callable[[str], np.random.Generator]
+    Column = TypeVar("Column", FloatColumn, IntColumn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,10 @@ class Sessions:
 
     - with `growth_tokens` the length distribution describes the *first* prompt, and each later prompt is the one
       before, its output, and that many new tokens;
-    - with `alike_frac` the length distribution describes *all* prompts, as in a table derived from a trace. The scores of
-      one session's prompts share that part of their variance and are put in rising order, so a session's prompts grow
-      and the marginal over all prompts stays the table's (but where a prompt would be shorter than the prompt and
-      output before it, it is that long).
+    - with `alike_frac` the length distribution describes *all* prompts, as in a table derived from a trace. The scores
+      of one session's prompts share that part of their variance and are put in rising order, so a session's prompts
+      grow and the marginal over all prompts stays the table's (but where a prompt would be shorter than the prompt
+      and output before it, it is that long).
 
     Args:
         turns: per session, rounded to whole turns ≥ 1.
@@ -84,9 +86,9 @@ def draw_turns(sessions: Sessions, lengths: Lengths, counts: IntColumn, chance: 
     return Turns(session=session, after_s=sum_before(wait_s, first), isl_tokens=isl, osl_tokens=osl)
 
 
-def sum_before(values: FloatColumn, first: IntColumn) -> FloatColumn:
+def sum_before(values: Column, first: IntColumn) -> Column:
     """Sum what stands before each row in its group; `first` is the row each row's group starts at."""
-    running = np.cumsum(values) - values
+    running = np.cumsum(values, dtype=values.dtype) - values
     return running - running[first]
 
 

@@ -7,7 +7,7 @@ leaves the lengths as they were, and another rate moves the same requests closer
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,10 +52,10 @@ def generate(
     `rate_factor` moves the same requests closer together; how long the stays of a modulated rate, days, steps and think
     times last stays as it is, so with sessions the same turns of the same sessions come in another order.
 
-    Sessions are drawn in a window closed to a circle: a turn after the window's end arrives at its beginning instead, as
-    a turn of a session under way since before (with a session id and blocks of its own). So the rate is right from the
-    first second on, where sessions that all start inside the window would need hours to build it up. When a later turn
-    arrives follows from the specification's assumed response time, not from the fleet's.
+    Sessions are drawn in a window closed to a circle: a turn after the window's end arrives at its beginning instead,
+    as a turn of a session under way since before (with a session id and blocks of its own). So the rate is right from
+    the first second on, where sessions that all start inside the window would need hours to build it up. When a later
+    turn arrives follows from the specification's assumed response time, not from the fleet's.
 
     Recorded content is repeated from the start when it is used up, each round with fresh sessions and blocks.
 
@@ -70,7 +70,7 @@ def generate(
         Columns in order of arrival; `prefix` in blocks of 16 tokens where there are sessions or system prompts.
 
     Raises:
-        InputError: not exactly one of `requests` and `duration_s`, one out of bounds, or more than 10⁸ requests asked for.
+        InputError: not exactly one of `requests` and `duration_s`, one out of bounds, or more than 10⁸ requests.
     """
     _check(spec, requests, duration_s, seed, rate_factor)
 
@@ -202,7 +202,7 @@ def _draw(parts: tuple[Label, ...] | tuple[SystemPrompt, ...], count: int, strea
 def _labelled(spec: WorkloadSpec, drawn: Requests, owner: IntColumn, chance: Chance) -> Requests:
     """Give the requests of one owner (itself, or its session) the same tenant, adapter and class."""
     owners = int(owner.max()) + 1 if len(owner) else 0
-    labels: dict[str, IntColumn] = {}
+    labels: dict[str, Any] = {}
     for column, stream, parts in (
         ("tenant_id", "tenants", spec.tenants),
         ("adapter_id", "adapters", spec.adapters),
