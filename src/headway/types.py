@@ -157,6 +157,7 @@ class EngineTier:
     least_hbm_bytes: float
     max_num_seqs: int
     max_num_batched_tokens: int
+    vendors: tuple[str, ...]  # of the accelerators it is for
     unless: tuple[str, ...] = ()  # accelerators whose name holds one of these words belong to a lower tier
 
 
@@ -171,13 +172,13 @@ class Engine:
     vendors: tuple[str, ...]  # of accelerators it runs on
     weight_dtypes: Mapping[str, tuple[str, ...]]  # by vendor
     least_compute_capability: Mapping[str, float]  # by weight dtype, NVIDIA only
-    gpu_memory_utilization: float
     block_size: int
     enable_prefix_caching: bool
     enable_chunked_prefill: bool
     scheduler_reserve_full_isl: bool
     async_scheduling: bool
-    tiers: tuple[EngineTier, ...] = ()  # most memory first
+    gpu_memory_utilization: float | None = None  # None where it is no plain default
+    tiers: tuple[EngineTier, ...] = ()  # most memory first; none where no source says
     cuda_graph_limit: int = 0  # largest batch captured by default; 0: no graphs, or no source says
     cuda_graph_limit_by_capability: Mapping[str, int] = field(default_factory=dict)  # e.g. "10": 1024
     provenance: Mapping[str, Provenance] = field(default_factory=dict)

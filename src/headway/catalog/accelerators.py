@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headway.errors import nearest
 from headway.types import Accelerator, Link
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def _link(field: str, entry: Entry, links: Mapping[str, Link], provenance: dict[
     node = entry.need(field)
     link = links.get(node.text())
     if link is None:
+        if node.text()[:1].isalpha():
+            node.fail(f"{node.text()!r} is neither a quantity nor a link", nearest(node.text(), links))
         return _positive(node, "bytes_per_s")
     provenance[field] = link.provenance["bytes_per_s"]
     return link.bytes_per_s

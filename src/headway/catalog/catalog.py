@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from headway.catalog import accelerators, engines, models, prices
-from headway.catalog.facts import Entry, dump_entry, read_sources, read_table
+from headway.catalog.facts import DATA, Entry, dump_entry, read_sources, read_table
 from headway.catalog.focus import is_focus, read_focus
 from headway.errors import InputError, nearest
-from headway.reading import parse_yaml, read_yaml
+from headway.reading import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -230,9 +229,7 @@ class Catalog:
 
 @cache
 def _shipped(kind: str) -> dict[str, Entry]:
-    file = f"{kind}.yaml"
-    text = files("headway.catalog").joinpath("data", file).read_text(encoding="utf-8")
-    return _read(kind, parse_yaml(text, file=f"headway/catalog/data/{file}").entries(("sources", kind)), {})
+    return _read(kind, read_yaml(DATA / f"{kind}.yaml").entries(("sources", kind)), {})
 
 
 def _read(kind: str, parts: Mapping[str, Node], known: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -251,5 +248,5 @@ def _index(entries: Mapping[str, Entry]) -> dict[str, str]:
         for alias in entry.words("aliases"):
             if index.setdefault(alias.casefold(), name) != name:
                 entry.node.fail(f"the alias {alias!r} belongs to {index[alias.casefold()]!r} already")
-    parts = {name.rpartition("/")[2].casefold(): name for name in reversed(entries)}
+    parts = {name.rpartition("/")[2].casefold(): name for name in reversed(list(entries))}
     return parts | index | {name.casefold(): name for name in entries}

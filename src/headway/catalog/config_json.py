@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from headway.catalog.layers import LinearLayer, attention_layers, linear_layer, moe_layers
+from headway.catalog.facts import DATA
+from headway.catalog.layers import EXPERTS, LinearLayer, attention_layers, linear_layer, moe_layers
 from headway.catalog.parameters import count_parameters
 from headway.catalog.precision import weight_dtype
 from headway.catalog.words import Words, plain_mapping
 from headway.errors import InputError
-from headway.reading import parse_yaml
+from headway.reading import read_yaml
 from headway.types import Model, Provenance
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ def _flatten(outer: Words) -> Words:
 @cache
 def config_defaults() -> dict[str, dict[str, object]]:
     """Return the words a config.json may leave to its Python class, by `model_type`."""
-    name = "config_defaults.yaml"
-    root = parse_yaml(files("headway.catalog").joinpath("data", name).read_text(encoding="utf-8"), file=name)
-    kinds = root.entries(("sources", "model_types"))["model_types"].entries()
+    kinds = read_yaml(DATA / "config_defaults.yaml").entries(("sources", "model_types"))["model_types"].entries()
     return {kind: dict(plain_mapping(node.entries(("source", "words"))["words"])) for kind, node in kinds.items()}
 
 
@@ -143,7 +141,7 @@ def _shape(name: str, config: Words) -> Model:
     positions = config.positive("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
     mix, routed = attention_layers(config, layers, positions), moe_layers(config, layers)
     dense = (mix.other or layers) - routed
-    return Model(
+    shape = Model(
         name=name,
         architecture=config.text("architectures") or config.text("model_type") or "unknown",
         num_hidden_layers=layers,
@@ -151,6 +149,7 @@ def _shape(name: str, config: Words) -> Model:
         vocab_size=config.positive("vocab_size", "padded_vocab_size"),
         num_attention_heads=heads,
         num_key_value_heads=_kv_heads(config, heads),
+        head_dim=0,
         max_position_embeddings=positions,
         tie_word_embeddings=config.flag("tie_word_embeddings", default=False),
         weight_dtype=weight_dtype(config),
@@ -164,9 +163,8 @@ def _shape(name: str, config: Words) -> Model:
         sliding_window=mix.window,
         linear_attention_layers=mix.linear,
         other_layers=mix.other,
-        **_heads(config, hidden // heads),
-        **(_experts(config) if routed else {}),
     )
+    return replace(shape, **_heads(config, hidden // heads), **(_experts(config) if routed else {}))
 
 
 def _kv_heads(config: Words, heads: int) -> int:
@@ -175,7 +173,7 @@ def _kv_heads(config: Words, heads: int) -> int:
     return config.positive("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num", default=heads)
 
 
-def _heads(config: Words, even: int) -> dict[str, int]:
+def _heads(config: Words, even: int) -> dict[str, Any]:
     """Return the widths of one head; with latent attention, `head_dim` is that of a query."""
     if not config.integer("kv_lora_rank", default=0):
         return {"head_dim": config.positive("head_dim", "kv_channels", "attention_head_dim", default=even)}
@@ -189,12 +187,13 @@ def _dense_width(config: Words) -> int:
     return config.positive(*words)
 
 
-def _experts(config: Words) -> dict[str, int]:
+def _experts(config: Words) -> dict[str, Any]:
     words = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", "experts_per_token")
     width = config.positive("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
+    experts = config.positive(*EXPERTS)
     return {
-        "num_experts": config.positive("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-        "num_experts_per_tok": config.positive(*words),
+        "num_experts": experts,
+        "num_experts_per_tok": config.positive(*words, most=experts),
         "moe_intermediate_size": width,
         "shared_expert_intermediate_size": _shared_width(config, width),
     }

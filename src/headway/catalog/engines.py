@@ -30,7 +30,7 @@ FIELDS = (
     *_FLAGS,
     *GROUPS,
 )
-_TIER = ("least_hbm_bytes", "max_num_seqs", "max_num_batched_tokens", "unless")
+_TIER = ("least_hbm_bytes", "max_num_seqs", "max_num_batched_tokens", "vendors", "unless")
 #: what may be overridden: the engine's own settings, and vLLM's switch that turns CUDA graphs off
 _SETTINGS = (*(f.name for f in fields(EngineSettings) if f.name != "max_model_len"), "enforce_eager")
 
@@ -41,7 +41,7 @@ def build(entry: Entry) -> Engine:
     Raises:
         InputError: a figure is missing or wrong.
     """
-    limit = entry.get("cuda_graph_limit")
+    limit, memory = entry.get("cuda_graph_limit"), entry.get("gpu_memory_utilization")
     return Engine(
         name=entry.need("engine").text(),
         version=entry.need("version").text(),
@@ -50,7 +50,7 @@ def build(entry: Entry) -> Engine:
         vendors=entry.words("vendors"),
         weight_dtypes={v: tuple(d.text() for d in node.items()) for v, node in entry.group("weight_dtypes").items()},
         least_compute_capability={d: node.number() for d, node in entry.group("least_compute_capability").items()},
-        gpu_memory_utilization=entry.need("gpu_memory_utilization").number(least=0, most=1),
+        gpu_memory_utilization=memory.number(least=0, most=1) if memory else None,
         block_size=entry.need("block_size").integer(least=1),
         **{flag: entry.need(flag).flag() for flag in _FLAGS},
         tiers=_tiers(entry),
@@ -70,13 +70,14 @@ def _tiers(entry: Entry) -> tuple[EngineTier, ...]:
 
 def _tier(node: Node) -> EngineTier:
     parts = node.entries(_TIER)
-    for name in _TIER[:3]:
+    for name in _TIER[:-1]:
         if name not in parts:
             node.fail(f"this tier has no {name!r}")
     return EngineTier(
         least_hbm_bytes=parts["least_hbm_bytes"].quantity("bytes", least=0),
         max_num_seqs=parts["max_num_seqs"].integer(least=1),
         max_num_batched_tokens=parts["max_num_batched_tokens"].integer(least=1),
+        vendors=tuple(word.text() for word in parts["vendors"].items()),
         unless=tuple(word.text() for word in parts["unless"].items()) if "unless" in parts else (),
     )
 
@@ -132,6 +133,8 @@ def engine_settings(
         InputError: an unknown setting, one of the wrong type, or limits that contradict each other.
     """
     given = {name: _checked(name, value) for name, value in (overrides or {}).items()}
+    if engine.gpu_memory_utilization is None:
+        raise InputError(f"no source says what share of memory {engine.name} {engine.version} takes by default")
     eager = given.pop("enforce_eager", False)
     tier = _tier_of(engine, accelerator)
     seqs = given.get("max_num_seqs", tier.max_num_seqs)
@@ -181,7 +184,8 @@ def _typed(name: str, value: Any, holds: bool, expected: str) -> Any:  # noqa: F
 
 def _tier_of(engine: Engine, accelerator: Accelerator) -> EngineTier:
     for tier in engine.tiers:
-        if accelerator.hbm_bytes >= tier.least_hbm_bytes and not any(word in accelerator.name for word in tier.unless):
+        named = any(word in accelerator.name for word in tier.unless)
+        if accelerator.vendor in tier.vendors and accelerator.hbm_bytes >= tier.least_hbm_bytes and not named:
             return tier
     raise InputError(
         f"no source says what {engine.name} {engine.version} resolves on {accelerator.name}",
@@ -200,6 +204,8 @@ def _check_limits(seqs: int, tokens: int, max_model_len: int, *, chunked: bool) 
 
 def graph_limit(engine: Engine, accelerator: Accelerator) -> int:
     """Return the largest batch the engine captures at most on this accelerator; 0: no graphs."""
+    if accelerator.vendor == "cpu":
+        return 0
     major = accelerator.compute_capability.partition(".")[0]
     return engine.cuda_graph_limit_by_capability.get(major, engine.cuda_graph_limit)
 

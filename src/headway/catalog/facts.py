@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _DETAIL = ("value", "source", "note")
 _NUMBER = re.compile(r"^\s*[-+]?[\d_,.]+(?:[eE][-+]?\d+)?\s*")
+
+#: where the shipped tables stand
+DATA = Path(__file__).parent / "data"
 
 #: what names an entry and is no figure
 LABELS = ("title", "aliases")

@@ -28,6 +28,8 @@ _KINDS = {
     "-": OTHER,
     "E": OTHER,
 }
+#: the words for the number of routed experts
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _ROUTED = ("moe", "E", "sparse")
 
 
@@ -108,7 +110,7 @@ def moe_layers(config: Words, layers: int) -> int:
     Raises:
         InputError: a word of the wrong type, or a list of another length than the layers.
     """
-    if not config.integer("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", default=0):
+    if not config.integer(*EXPERTS, default=0):
         return 0
     for word in ("mlp_layer_types", "layer_types", "layers_block_type", "hybrid_override_pattern"):
         if config.get(word) and (routed := sum(item in _ROUTED for item in _per_layer(config, word, layers))):

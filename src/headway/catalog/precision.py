@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from headway.catalog.words import Words
     from headway.types import Dtype
@@ -85,7 +85,7 @@ def _by_groups(quantisation: Words) -> Dtype:
     return _narrowest(found) or quantisation.fail("config_groups", problem)
 
 
-def _narrowest(found: list[Dtype | None]) -> Dtype | None:
+def _narrowest(found: Collection[Dtype | None]) -> Dtype | None:
     """Return the format a mixed checkpoint counts as: its experts, most of it, have the narrowest."""
     return next((dtype for dtype in _NARROWEST_FIRST if dtype in found), None)
 

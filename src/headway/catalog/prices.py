@@ -8,12 +8,11 @@ of the whole instance. A row without `region` holds wherever its provider is; `a
 from __future__ import annotations
 
 import csv
-import statistics
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from headway.catalog.facts import DATA
 from headway.errors import InputError, nearest
 from headway.types import Price
 from headway.units import parse_quantity
@@ -46,6 +45,8 @@ def spread(prices: Iterable[Price]) -> PriceSpread | None:
     Args:
         prices: for instance the spot prices of one accelerator at one provider.
     """
+    import statistics
+
     costs = [price.usd_per_gpu_hour for price in prices]
     if not costs:
         return None
@@ -112,8 +113,7 @@ def shipped() -> tuple[Price, ...]:
 
 
 def _shipped_rows(name: str) -> list[Row]:
-    text = files("headway.catalog").joinpath("data", name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+    return list(csv.DictReader((DATA / name).read_text(encoding="utf-8").splitlines()))
 
 
 def _reserved(prices: Iterable[Price]) -> Iterator[Price]:
