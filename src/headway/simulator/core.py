@@ -1228,6 +1228,8 @@ class Fleet:
         self.window_ps, self.series, self.sampled = window_ps, memoryview(series), 0
         for leaf in range(self.leaves):
             self.winner[self.leaves + leaf] = leaf
+        for node in range(self.leaves - 1, 0, -1):
+            self.winner[node] = self.winner[2 * node]
         runs, labels = prefixes
         self.by_prefix = labels is not None
         if labels is not None:
