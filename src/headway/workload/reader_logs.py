@@ -10,7 +10,7 @@ import polars as pl
 from headway.workload.codes import session_codes, word_codes
 from headway.workload.prefixes import encode_ids, offsets_of
 from headway.workload.rows import Rows
-from headway.workload.timestamps import clock_s
+from headway.workload.timestamps import clock_s, divided
 from headway.workload.trace import Treatment
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def read_mooncake(source: Source, options: ReadOptions) -> Rows:
             source, frame["hash_ids"], options.block_tokens or MOONCAKE_BLOCK_TOKENS, place, "hash_ids"
         )
     names = {"timestamp": "arrive_s", "input_length": "isl_tokens", "output_length": "osl_tokens"}
-    frame = frame.drop("hash_ids").rename(names).with_columns(pl.col("arrive_s") / 1e3)
+    frame = frame.drop("hash_ids").rename(names).with_columns(arrive_s=divided(frame["timestamp"], 1e3))
     return Rows(frame=frame, place=place, columns=MOONCAKE_COLUMNS, prefix=prefix, treatments=_shared_instants(frame))
 
 

@@ -86,10 +86,10 @@ def read_servegen(source: Source, options: ReadOptions) -> Rows:
     if total > _MOST_REQUESTS:
         source.fail(f"{total:,} requests", hint="ask for a part of the time with window_s")
     drawn = [_draw(one, _in_force(lengths, one), options.seed) for one in known]
-    if not drawn:
-        source.fail("no client has requests in the time asked for")
     inside = (pl.col("arrive_s") >= start_s) & (pl.col("arrive_s") < end_s)
-    frame = pl.concat(drawn).filter(inside).sort("arrive_s", maintain_order=True)
+    frame = pl.concat(drawn).filter(inside).sort("arrive_s", maintain_order=True) if drawn else pl.DataFrame()
+    if not frame.height:
+        source.fail("no client has requests in the time asked for")
     left_out = sum(_requests_in(one) for one in active) - total
     return Rows(frame=frame, place=lambda row: f"request {row + 1} drawn", treatments=_notes(frame.height, left_out))
 
