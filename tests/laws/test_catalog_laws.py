@@ -92,7 +92,7 @@ def load_or_refuse(path: Path) -> None:
     try:
         load(path)
     except InputError as error:
-        assert str(path) in str(error) or "headway" in str(error)  # noqa: PT017 - an accepted file needs no error
+        assert str(path) in str(error) or "headway" in str(error)
 
 
 @FRESH

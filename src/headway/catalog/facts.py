@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,18 +50,41 @@ class Figure:
     provenance: Provenance
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
-    """One row of a table: figures by name, nested ones as `group.name`."""
+    """One row of a table, as written over the entry it starts from; its figures are read when first asked for."""
 
     name: str
     node: Node
-    figures: Mapping[str, Figure]
+    labels: Mapping[str, Node]
+    base: Entry | None
+    parts: Mapping[str, Node]
+    sources: Mapping[str, Provenance]
+    groups: Collection[str]
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The figures by name, nested ones as `group.name`.
+
+        Raises:
+            InputError: a figure without a source, or with one that is not known.
+        """
+        figures = dict(self.base.figures) if self.base else {}
+        default = self.parts.get("source")
+        for field, value in self.parts.items():
+            if field in self.groups:
+                nested = value.entries().items()
+                figures |= {f"{field}.{key}": _figure(part, default, self.sources) for key, part in nested}
+            elif field not in ("source", "like", *LABELS):
+                figures[field] = _figure(value, default, self.sources)
+        return figures
 
     def get(self, name: str) -> Node | None:
-        """Return the figure as it was written, or None where the entry has none (or an empty one)."""
-        figure = self.figures.get(name)
-        return None if figure is None or figure.node.is_null else figure.node
+        """Return a figure or label as it was written, or None where the entry has none (or an empty one)."""
+        node = self.labels.get(name) if name in LABELS else None
+        if name not in LABELS and name in self.figures:
+            node = self.figures[name].node
+        return None if node is None or node.is_null else node
 
     def need(self, name: str) -> Node:
         """Return the figure as it was written.
@@ -86,8 +110,8 @@ class Entry:
         return tuple(item.text() for item in node.items()) if node else ()
 
     def provenance(self) -> dict[str, Provenance]:
-        """Return where each figure comes from, labels left out."""
-        return {name: f.provenance for name, f in self.figures.items() if name not in LABELS}
+        """Return where each figure comes from."""
+        return {name: figure.provenance for name, figure in self.figures.items()}
 
 
 def read_sources(node: Node | None) -> dict[str, Provenance]:
@@ -126,39 +150,23 @@ def read_table(
         known: entries from earlier files, overridden figure by figure.
 
     Raises:
-        InputError: an unknown figure or source, or a figure without a source.
+        InputError: a figure that is not among the fields, or an entry to be like that is not known.
     """
     entries = dict(known or {})
     for name, node in table.entries().items():
         parts = node.entries((*fields, "source", "like"))
-        start = _start(name, parts.pop("like", None), entries)
-        default = parts.pop("source", None)
-        figures = dict(start)
-        for field, value in parts.items():
-            if field in LABELS:
-                figures[field] = Figure(value, Provenance(source="", as_of=""))
-            else:
-                figures |= _figures(field, value, default, sources, grouped=field in groups)
-        entries[name] = Entry(name, node, figures)
+        base = _base(parts["like"], entries) if "like" in parts else entries.get(name)
+        # an alias and a title name one entry only
+        labels = dict(base.labels) if base and "like" not in parts else {}
+        labels |= {label: parts[label] for label in LABELS if label in parts}
+        entries[name] = Entry(name, node, labels, base, parts, sources, groups)
     return entries
 
 
-def _start(name: str, like: Node | None, entries: Mapping[str, Entry]) -> Mapping[str, Figure]:
-    """Return the figures an entry begins with: its own earlier ones, or those of the entry it is like."""
-    if like is None:
-        return entries[name].figures if name in entries else {}
-    if like.text() not in entries:
-        like.fail(f"there is no entry {like.text()!r} to be like", nearest(like.text(), entries))
-    # an alias names one entry only
-    return {key: figure for key, figure in entries[like.text()].figures.items() if key not in LABELS}
-
-
-def _figures(
-    field: str, value: Node, default: Node | None, sources: Mapping[str, Provenance], *, grouped: bool
-) -> dict[str, Figure]:
-    if grouped:
-        return {f"{field}.{key}": _figure(part, default, sources) for key, part in value.entries().items()}
-    return {field: _figure(value, default, sources)}
+def _base(like: Node, entries: Mapping[str, Entry]) -> Entry:
+    """Return the entry another one is like."""
+    name = like.text()
+    return entries[name] if name in entries else like.fail(f"no entry {name!r} to be like", nearest(name, entries))
 
 
 def _figure(value: Node, default: Node | None, sources: Mapping[str, Provenance]) -> Figure:
@@ -192,12 +200,9 @@ def dump_entry(kind: str, entry: Entry) -> str:
         entry: what to write.
     """
     known: dict[tuple[str, str], str] = {}
-    body: list[tuple[yaml.Node, yaml.Node]] = []
+    body: list[tuple[yaml.Node, yaml.Node]] = [(_scalar(label), node.raw) for label, node in entry.labels.items()]
     groups: dict[str, list[tuple[yaml.Node, yaml.Node]]] = {}
     for name, figure in entry.figures.items():
-        if name in LABELS:
-            body.append((_scalar(name), figure.node.raw))
-            continue
         source = known.setdefault((figure.provenance.source, figure.provenance.as_of), f"source-{len(known) + 1}")
         group, dot, inner = name.partition(".")
         if dot and group not in groups:
