@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -273,8 +274,8 @@ def test_a_window_and_the_rest_are_the_whole(cut: int, tmp_path_factory: pytest.
 def test_coding_then_expanding_gives_the_ids_back_in_the_fewest_runs(ids: list[list[int]]) -> None:
     runs = coded(ids)
     flat, offsets = expand_ids(runs)
-    assert [flat[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)] == ids
-    breaks = sum(sum(b != a + 1 for a, b in zip(row, row[1:], strict=False)) + 1 for row in ids if row)
+    assert [flat[a:b].tolist() for a, b in itertools.pairwise(offsets)] == ids
+    breaks = sum(sum(b != a + 1 for a, b in itertools.pairwise(row)) + 1 for row in ids if row)
     assert len(runs.counts) == breaks
     again = maximal_runs(runs)
     assert np.array_equal(again.first_ids, runs.first_ids)

@@ -41,7 +41,8 @@ def treatments(trace: Trace) -> dict[str, int]:
 def test_azure_counts_from_the_first_row_to_100_ns(tmp_path: Path) -> None:
     path = tmp_path / "azure.csv"
     path.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319601,3180,8\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319601,3180,8\n",
         encoding="utf-8",
     )
     requests = read_trace(path).requests
@@ -53,7 +54,8 @@ def test_azure_counts_from_the_first_row_to_100_ns(tmp_path: Path) -> None:
 def test_azure_of_2024_has_zones(tmp_path: Path) -> None:
     path = tmp_path / "azure.csv"
     path.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.009930+00:00,1,1\n2024-05-10 02:00:01+02:00,2,2\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 00:00:00.009930+00:00,1,1\n2024-05-10 02:00:01+02:00,2,2\n",
         encoding="utf-8",
     )
     assert read_trace(path).requests.arrive_s.tolist() == [0.0, 0.99007]
