@@ -1,0 +1,198 @@
+"""`simulate`: what one deployment does under the traffic of a scenario."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from headway.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from headway.api.pools import Choice
+    from headway.scenario import Scenario
+    from headway.simulator import Simulation
+    from headway.types import Cost, Deployment, FloatColumn, Metric, Outcome, Pool, Requests, Slo, StepTable
+
+#: Requests drawn where the workload is no trace and nobody says how many.
+REQUESTS = 20_000
+#: Windows of the series over time.
+WINDOWS = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeSeries:
+    """The fleet over time: sums over its replicas at the end of equal windows."""
+
+    time_s: FloatColumn
+    running: FloatColumn
+    waiting: FloatColumn
+    kv_used_frac: FloatColumn  # of all KV blocks
+    busy_frac: FloatColumn  # of all replicas' time in the window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulated:
+    """One deployment under one traffic."""
+
+    deployment: Deployment
+    workload: str
+    rate_per_s: float  # mean, rate factor included
+    rate_factor: float
+    requests: int
+    seed: int
+    slo: Slo
+    outcome: Outcome
+    missed: Mapping[str, float]  # objectives missed, by value ÷ limit − 1
+    cost: Cost | None  # at the scenario's prices, for this traffic; None where there is no price
+    num_gpu_blocks: int  # KV blocks of one replica
+    steps: int  # engine steps, all replicas
+    series: TimeSeries
+    latencies_s: Mapping[Metric, FloatColumn] = field(
+        repr=False, metadata={"document": False}
+    )  # by request, for pictures
+
+
+def simulate(
+    scenario: str | Path,
+    choice: Choice | None = None,
+    *,
+    replicas: int = 1,
+    router: str | None = None,
+    trace: str | Path | None = None,
+    rate_factor: float = 1.0,
+    requests: int | None = None,
+    seed: int | None = None,
+) -> Simulated:
+    """Simulate one deployment under a scenario's traffic, against its objectives.
+
+    Args:
+        scenario: model, workload, objectives and prices.
+        choice: what a replica is made of; what it leaves open is taken from the scenario, where that allows one.
+        replicas: how many.
+        router: the scenario's first if None.
+        trace: recorded traffic in place of the scenario's.
+        rate_factor: multiplies the mean rate.
+        requests: how many arrive; a trace's own number, or 20,000, if None.
+        seed: the scenario's if None.
+
+    Raises:
+        InputError: something given is wrong or left open.
+        InfeasibleError: the model does not fit; what is missing is said.
+    """
+    from headway.api.pools import Choice
+    from headway.scenario import read_scenario, with_trace
+
+    if not 0 < rate_factor < math.inf:
+        raise InputError(f"expected a factor above zero, got {rate_factor!r}", place="rate_factor")
+    known = read_scenario(scenario)
+    known = with_trace(known, trace) if trace is not None else known
+    seed = known.seed if seed is None else seed
+    arriving = traffic(known, requests=requests, rate_factor=rate_factor, seed=seed)
+    deployment = _deployment(known, choice or Choice(), arriving, replicas, router or known.allow.routers[0])
+    return run(known, deployment, arriving, rate_factor=rate_factor, seed=seed)
+
+
+def traffic(scenario: Scenario, *, requests: int | None, rate_factor: float, seed: int) -> Requests:
+    """Draw the scenario's traffic: a recorded trace once through, anything else `REQUESTS` long."""
+    from headway.types import Requests
+    from headway.workload import generate
+
+    content = scenario.workload.content
+    count = requests or (len(content) if isinstance(content, Requests) else REQUESTS)
+    arriving: Requests = generate(scenario.workload, requests=count, seed=seed, rate_factor=rate_factor)
+    return arriving
+
+
+def _deployment(scenario: Scenario, choice: Choice, arriving: Requests, replicas: int, router: str) -> Deployment:
+    from headway.api.pools import build_pool, chosen_model
+    from headway.planner.space import context_length
+    from headway.types import Deployment
+
+    model = chosen_model(choice, scenario.catalog, scenario)
+    longest_tokens = int((arriving.isl_tokens + arriving.osl_tokens).max())
+    length = context_length(scenario, model, longest_tokens)
+    pool = build_pool(choice, catalog=scenario.catalog, scenario=scenario, max_model_len=length, replicas=replicas)
+    return Deployment(pools=(pool,), router=router)
+
+
+def run(scenario: Scenario, deployment: Deployment, arriving: Requests, *, rate_factor: float, seed: int) -> Simulated:
+    """Simulate a deployment of one pool.
+
+    Raises:
+        InfeasibleError: the model does not fit; what is missing is said.
+    """
+    from headway.metrics import outcome, request_latencies, violations
+    from headway.perf import replica
+    from headway.planner.fleet import served
+    from headway.simulator import simulate as simulated
+
+    pool = deployment.pools[0]
+    one = replica(pool, context_tokens=int((arriving.isl_tokens + arriving.osl_tokens // 2).mean()))
+    found = simulated(arriving, one, replicas=pool.replicas, router=deployment.router, seed=seed, record_series=WINDOWS)
+    series = _series(found, pool.replicas, one.num_gpu_blocks)
+    became = served(arriving, found, one, pool.replicas)
+    result = with_bands(outcome(arriving, became, scenario.slo, "simulated"), pool)
+    served_frac = result.finished / result.arrived if result.arrived else 1.0
+    return Simulated(
+        deployment=deployment,
+        workload=scenario.workload.name,
+        rate_per_s=scenario.rate_per_s * rate_factor,
+        rate_factor=rate_factor,
+        requests=len(arriving),
+        seed=seed,
+        slo=scenario.slo,
+        outcome=result,
+        missed=violations(result.latency, scenario.slo, served_frac),
+        cost=_cost(scenario, deployment, arriving, result, series, one.step),
+        num_gpu_blocks=one.num_gpu_blocks,
+        steps=found.counters.steps,
+        series=series,
+        latencies_s=request_latencies(arriving, became),
+    )
+
+
+def with_bands(outcome: Outcome, pool: Pool) -> Outcome:
+    """Return the same outcome with the error band of each latency."""
+    from headway.perf import band
+
+    bands = {m: band(m, pool.accelerator, pool.engine, experts=pool.model.is_moe) for m in outcome.latency}
+    latency = {m: dataclasses.replace(one, band=bands[m]) for m, one in outcome.latency.items()}
+    return dataclasses.replace(outcome, latency=latency)
+
+
+def _series(found: Simulation, replicas: int, num_gpu_blocks: int) -> TimeSeries:
+    import numpy as np
+
+    recorded = found.series
+    assert recorded is not None  # `run` asks for it
+    return TimeSeries(
+        time_s=recorded.time_s,
+        running=recorded.running.astype(np.float64),
+        waiting=recorded.queue.astype(np.float64),
+        kv_used_frac=recorded.kv_blocks / (num_gpu_blocks * replicas),
+        busy_frac=recorded.busy_ps / (recorded.window_ps * replicas),
+    )
+
+
+def _cost(
+    scenario: Scenario, deployment: Deployment, arriving: Requests, result: Outcome, series: TimeSeries, step: StepTable
+) -> Cost | None:
+    """What the deployment costs for this very traffic."""
+    from headway.planner.price import choose_price, input_share, price
+
+    pool = deployment.pools[0]
+    at = choose_price(scenario, pool.accelerator)
+    if at is None:
+        return None
+    share = input_share(
+        step,
+        isl_tokens=float(arriving.isl_tokens.mean()) * (1 - result.prefix_hit_frac),
+        osl_tokens=float(arriving.osl_tokens.mean()),
+        batch=float(series.running.mean()) / pool.replicas,
+    )
+    return price(deployment, at, everyday=result, input_share_frac=share, busy_frac=float(series.busy_frac.mean()))

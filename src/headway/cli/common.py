@@ -1,0 +1,145 @@
+"""What the commands share: common options, and showing a result as text or as JSON."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from headway.errors import InputError
+from headway.units import parse_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from headway.api.pools import Choice
+    from headway.pictures.page import Page
+
+    T = TypeVar("T")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+out_option = click.option("--out", metavar="DIR", help="Write the result and its pictures into this folder.")
+catalog_option = click.option(
+    "--catalog",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="Your own facts or prices (YAML, CSV), over the shipped ones.",
+)
+seed_option = click.option("--seed", type=int, help="Seed of everything drawn; the same seed gives the same bytes.")
+rate_option = click.option(
+    "--rate",
+    "rate_per_s",
+    callback=lambda _context, _option, text: _quantity(text, "rate", "--rate"),
+    metavar="RATE",
+    help="Mean rate, e.g. '40 req/s'.",
+)
+
+_CHOICE_OPTIONS = (
+    click.option("--model", help="A name of `headway catalog list models`."),
+    click.option("--accelerator", help="A name of `headway catalog list accelerators`."),
+    click.option("--engine", help="vllm, or a version of it: vllm@0.33.0."),
+    click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel size."),
+    click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages."),
+    click.option("--dp", type=int, default=1, show_default=True, help="Data-parallel attention ranks in one replica."),
+    click.option("--expert-parallel", is_flag=True, help="Spread experts over all GPUs of the replica."),
+    click.option("--weights", "weight_dtype", help="Number format of the weights; as published if left out."),
+    click.option("--kv", "kv_dtype", default="bf16", show_default=True, help="Number format of the KV cache."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An engine setting: max_num_seqs=256."),
+)
+
+
+def choice_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what a replica is made of."""
+    for option in reversed(_CHOICE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def choice_from(chosen: Mapping[str, Any]) -> Choice:
+    """Return what those options chose; settings are read as YAML would: `true`, `256`, `0.9`.
+
+    Raises:
+        InputError: a setting without `=`, or given twice.
+    """
+    import yaml
+
+    from headway.api.pools import Choice
+
+    settings = {name: yaml.safe_load(value) for name, value in pairs(chosen["settings"], "--set").items()}
+    return Choice(**(dict(chosen) | {"settings": settings}))
+
+
+def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """Read a time with its unit, as a callback of an option."""
+    return _quantity(text, "time", "--duration")
+
+
+def _quantity(text: str | None, dimension: str, option: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_quantity(text, dimension)
+    except ValueError as error:
+        raise InputError(str(error), place=option) from None
+
+
+def examples(*lines: str) -> str:
+    """Return examples as an epilog of a command's help, line for line: a backspace keeps click from filling them."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+def show(verb: str, result: T, page: Callable[[T], Page], *, as_json: bool) -> None:
+    """Print a verb's result on stdout: as a page, or as its JSON document."""
+    if as_json:
+        from headway.api.documents import dumps
+
+        sys.stdout.write(dumps(verb, result))
+    else:
+        from headway.cli.terminal import show as show_page
+
+        show_page(page(result))
+
+
+def write_out(directory: str | None, files: Callable[[], Mapping[str, bytes]]) -> None:
+    """Write the files of `--out`, where it was given, and say so on stderr."""
+    if directory is None:
+        return
+    from headway.api.folders import write_folder
+
+    written = files()
+    write_folder(directory, written)
+    click.echo(f"wrote {directory}/: {', '.join(written)}", err=True)
+
+
+def pairs(items: Iterable[str], option: str) -> dict[str, str]:
+    """Split `NAME=VALUE` options.
+
+    Raises:
+        InputError: one has no `=`, or a name stands twice.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        name, sign, value = item.partition("=")
+        if not sign or not name or name in found:
+            problem = "stands twice" if name in found else "expected NAME=VALUE"
+            raise InputError(f"{item!r}: {problem}", place=option)
+        found[name] = value
+    return found
+
+
+def progress() -> Any:
+    """Return a progress display on stderr; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )

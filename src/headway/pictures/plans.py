@@ -1,0 +1,217 @@
+"""The page of a plan: the choice in a sentence, and what it rests on, on one screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headway.pictures.page import ABSENT, Lines, Page, Table, counted, latency_at, money, percentile, seconds, shares
+from headway.units import show_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from headway.planner.nouns import Lever, Plan, Step, Stress
+    from headway.scenario import Assumption
+    from headway.types import Candidate, Cost, Deployment, Outcome, Pool, Slo
+
+#: How many of each a screen has room for; the JSON document and the report have all.
+CANDIDATES, LEVERS, ASSUMPTIONS = 5, 7, 5
+
+
+def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Page:
+    """Return the page of a plan.
+
+    Args:
+        plan: what was planned.
+        commands: what to run next.
+        whole: show every candidate, lever and assumption, not just a screenful.
+    """
+    most = len(plan.candidates) if whole else CANDIDATES
+    parts = (
+        _candidates(plan, most),
+        _steps(plan.steps),
+        _levers(plan.levers if whole else plan.levers[:LEVERS]),
+        _breaks(plan),
+        _assumptions(plan.assumptions, len(plan.assumptions) if whole else ASSUMPTIONS),
+        Lines(title="Next", lines=tuple(commands)),
+    )
+    return Page(
+        headline=headline(plan), parts=tuple(p for p in parts if getattr(p, "rows", None) or getattr(p, "lines", None))
+    )
+
+
+# --- the choice -----------------------------------------------------------------------------------------
+
+
+def headline(plan: Plan) -> str:
+    """Return the choice in a sentence."""
+    chosen, model = plan.chosen, plan.chosen.deployment.pools[0].model.name
+    cost = f" at {show_usd(chosen.cost.usd_per_hour)}/hour" if chosen.cost else ""
+    spares = f" ({chosen.spare_replicas} spare)" if chosen.spare_replicas else ""
+    limits = ", ".join(
+        f"{o.metric.upper()} {percentile(o.percentile_frac)} ≤ {seconds(o.limit_s)}" for o in plan.slo.objectives
+    )
+    return (
+        f"Serve {model} with {in_words(chosen.deployment)}{spares}: {counted(chosen.deployment.gpus, 'GPU')}{cost}. "
+        f"It holds {limits} up to {plan.design_rate_per_s:.3g} req/s "
+        f"({plan.base_rate_per_s:.3g} req/s today), {_belief(chosen)}."
+    )
+
+
+def _belief(candidate: Candidate) -> str:
+    return candidate.outcome.source if candidate.outcome else "estimated"
+
+
+def in_words(deployment: Deployment) -> str:
+    """Describe a deployment: `4 replicas of TP2 h100-sxm, fp8 weights, bf16 KV, vllm 0.33.0`."""
+    return " and ".join(
+        f"{counted(p.replicas, 'replica')} of {p.parallelism} {p.accelerator.name}, "
+        f"{p.weight_dtype} weights, {p.kv_dtype} KV, {p.engine} {p.engine_version}"
+        for p in deployment.pools
+    )
+
+
+def short_name(deployment: Deployment) -> str:
+    """Name a deployment in a few signs: `4× TP2 h100-sxm fp8`."""
+    return " + ".join(f"{p.replicas}× {p.parallelism} {p.accelerator.name} {p.weight_dtype}" for p in deployment.pools)
+
+
+# --- candidates -----------------------------------------------------------------------------------------
+
+
+def _candidates(plan: Plan, most: int) -> Table:
+    metrics = tuple(dict.fromkeys(o.metric for o in plan.slo.objectives))
+    shown = plan.candidates[:most]
+    if plan.chosen not in shown:
+        shown = (plan.chosen, *shown[: most - 1])
+    latencies = tuple(_heading(plan.slo, m) for m in metrics)
+    return Table(
+        title=f"Candidates, {_belief(plan.chosen)} at {plan.design_rate_per_s:.3g} req/s; "
+        f"cost for {plan.base_rate_per_s:.3g} req/s",
+        columns=(
+            "",
+            "deployment",
+            "GPUs",
+            *latencies,
+            "goodput\nbusy p10/50/95",
+            "$/hour\n$/good req",
+            "$/M in\n$/M out",
+            "binds",
+        ),
+        align="llr" + "r" * len(metrics) + "rrrl",
+        rows=tuple(_candidate(c, plan, metrics) for c in shown),
+        note=_counted(plan),
+    )
+
+
+def _heading(slo: Slo, metric: str) -> str:
+    fracs = [percentile(o.percentile_frac) for o in slo.objectives if o.metric == metric]
+    return "\n".join(f"{metric.upper()} {frac}" for frac in fracs)
+
+
+def _candidate(candidate: Candidate, plan: Plan, metrics: Sequence[str]) -> tuple[str, ...]:
+    outcome, cost, deployment = candidate.outcome, candidate.cost, candidate.deployment
+    pools = deployment.pools
+    name = "\n".join(f"{p.replicas}× {p.parallelism} {p.accelerator.name}\n{_details(p)}" for p in pools)
+    gpus = f"{deployment.gpus}" + f"\n{candidate.spare_replicas} spare" * bool(candidate.spare_replicas)
+    latencies = (_latencies(outcome, plan.slo, metric) for metric in metrics)
+    mark = "▶" if candidate is plan.chosen else ""
+    return (
+        mark,
+        name,
+        gpus,
+        *latencies,
+        _carried(outcome),
+        *_priced(cost),
+        candidate.binds or candidate.rejected_because,
+    )
+
+
+def _details(pool: Pool) -> str:
+    s = pool.settings
+    return f"{pool.weight_dtype}/{pool.kv_dtype} seqs {s.max_num_seqs}"
+
+
+def _latencies(outcome: Outcome | None, slo: Slo, metric: str) -> str:
+    found = [o for o in slo.objectives if o.metric == metric]
+    if outcome is None:
+        return ABSENT
+    return "\n".join(latency_at(outcome.latency.get(o.metric), o.percentile_frac) for o in found)
+
+
+def _carried(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ABSENT
+    return f"{outcome.goodput_per_s:.3g} req/s\n{shares(outcome.busy_frac, 0.1, 0.5, 0.95)}"
+
+
+def _priced(cost: Cost | None) -> tuple[str, str]:
+    if cost is None:
+        return ABSENT, ABSENT
+    return (
+        f"{money(cost.usd_per_hour)}\n{money(cost.usd_per_good_request)}",
+        f"{money(cost.usd_per_m_input_tokens)}\n{money(cost.usd_per_m_output_tokens)}",
+    )
+
+
+def _counted(plan: Plan) -> str:
+    search = plan.search
+    refused = sum(r.candidates for r in search.refused)
+    return (
+        f"{search.enumerated:,} looked at: {refused:,} cannot, {search.bounded:,} cannot be cheaper, "
+        f"{search.equivalent:,} same as another, {search.simulated:,} simulated "
+        f"({search.simulated_requests:,} requests)"
+    )
+
+
+# --- the evidence ---------------------------------------------------------------------------------------
+
+
+def _steps(steps: Sequence[Step]) -> Table:
+    rows = tuple(
+        (str(n), s.name, f"{s.figure:,.4g} {s.unit}".rstrip(), s.belief, s.how) for n, s in enumerate(steps, start=1)
+    )
+    return Table(
+        title="The capacity method, beside the simulation",
+        columns=("", "step", "figure", "", "how"),
+        align="llrll",
+        rows=rows,
+    )
+
+
+def _levers(levers: Sequence[Lever]) -> Table:
+    return Table(
+        title="Levers: one change to the choice, planned again",
+        columns=("change", "GPUs", "$/hour", "what it does"),
+        align="lrrl",
+        rows=tuple(_lever(lever) for lever in levers),
+    )
+
+
+def _lever(lever: Lever) -> tuple[str, str, str, str]:
+    if lever.candidate is None:
+        return lever.name, ABSENT, ABSENT, lever.why_not
+    moved = ", ".join(f"{name} {seconds(before)} → {seconds(after)}" for name, (before, after) in lever.tail.items())
+    return lever.name, f"{lever.gpus:+d}", f"{lever.usd_per_hour:+,.2f}", moved
+
+
+def _breaks(plan: Plan) -> Lines:
+    first = plan.breaking
+    holds, breaks = f"{first.holds_factor:.3g}×", f"{first.breaks_factor:.3g}×"
+    lead = f"Holds to {holds} today's rate; at {breaks} {first.breaks} gives way first."
+    return Lines(title="When traffic grows", lines=(lead, *(_stress(s) for s in plan.stress)))
+
+
+def _stress(stress: Stress) -> str:
+    found = "holds" if stress.holds else f"{', '.join(stress.breaks) or 'the SLO'} give way"
+    if stress.gpus is None:
+        return f"{stress.factor:g}×: {found}; no size of this deployment was found that holds"
+    cost = f" at {show_usd(stress.cost.usd_per_hour)}/hour" if stress.cost else ""
+    return f"{stress.factor:g}×: {found}; planned for it this deployment takes {stress.gpus} GPUs{cost}"
+
+
+def _assumptions(assumptions: Iterable[Assumption], most: int) -> Lines:
+    stated = [f"{a.name} = {a.value} ({a.source})" for a in assumptions]
+    rest = len(stated) - most
+    more = (f"{rest} more: --json or --out",) if rest > 0 else ()
+    return Lines(title="Assumed, because nobody said otherwise", lines=(*stated[:most], *more))
