@@ -117,6 +117,12 @@ def test_a_users_prices_come_before_the_shipped(tmp_path: Path) -> None:
     assert catalog.prices("h100", region="cellar") == (first,)
 
 
+def test_a_users_price_without_region_holds_everywhere(tmp_path: Path) -> None:
+    catalog = load(write(tmp_path / "mine.csv", ROW | {"region": ""}))
+    assert catalog.prices("h100", region="us-east-1")[0].provider == "Mine"
+    assert {p.provider for p in catalog.prices("h100", region="nowhere")} == {"Mine"}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

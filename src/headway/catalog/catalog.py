@@ -108,7 +108,8 @@ class Catalog:
 
         Args:
             accelerator: of this accelerator only.
-            region: in this region only; a price without region belongs to every region its provider has a price in.
+            region: in this region only; a shipped price without region belongs to every region its provider has a
+                price in, the user's own to every region.
             terms: under these terms only: on-demand, reserved-1y, reserved-3y, spot, capacity-block.
             provider: of this provider only, in any case.
 
@@ -116,8 +117,14 @@ class Catalog:
             InputError: unknown accelerator or term, or a price file is wrong.
         """
         name = accelerator if accelerator is None or isinstance(accelerator, str) else accelerator.name
-        name = name and self._accelerator_name(name)
-        return prices.select(self._all_prices, accelerator=name, region=region, terms=terms, provider=provider)
+        return prices.select(
+            (*self._own_prices, *_shipped_prices()),
+            accelerator=name and self._accelerator_name(name),
+            region=region,
+            terms=terms,
+            provider=provider,
+            everywhere={price.provider for price in self._own_prices if not price.region},
+        )
 
     # -- all nouns ----------------------------------------------------------------------------------
     @property
@@ -190,7 +197,7 @@ class Catalog:
                 for name in parts[kind].entries():
                     nouns[kind](name)
         if self._user_prices:
-            self._all_prices  # noqa: B018 - reading them is the check
+            self._own_prices  # noqa: B018 - reading them is the check
 
     # -- inside -------------------------------------------------------------------------------------
     def _noun(self, kind: str, name: str, build: Callable[[Entry], Noun]) -> Noun:
@@ -207,11 +214,11 @@ class Catalog:
         return {name: self.link(name) for name in self.entries("links")}
 
     @cached_property
-    def _all_prices(self) -> tuple[Price, ...]:
+    def _own_prices(self) -> tuple[Price, ...]:
         own: list[Price] = []
         for path in self._user_prices:
             own += self._user_file_prices(path, own)
-        return (*sorted(own, key=prices.by_cost), *sorted(prices.shipped(), key=prices.by_cost))
+        return tuple(sorted(own, key=prices.by_cost))
 
     def _user_file_prices(self, path: Path, own: list[Price]) -> list[Price]:
         header, rows = prices.read_rows(path)
@@ -230,6 +237,11 @@ class Catalog:
 @cache
 def _shipped(kind: str) -> dict[str, Entry]:
     return _read(kind, read_yaml(DATA / f"{kind}.yaml").entries(("sources", kind)), {})
+
+
+@cache
+def _shipped_prices() -> tuple[Price, ...]:
+    return tuple(sorted(prices.shipped(), key=prices.by_cost))
 
 
 def _read(kind: str, parts: Mapping[str, Node], known: Mapping[str, Entry]) -> dict[str, Entry]:

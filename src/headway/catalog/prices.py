@@ -18,7 +18,7 @@ from headway.types import Price
 from headway.units import parse_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
 COLUMNS = ("provider", "region", "zone", "instance", "accelerator", "gpus", "term", "usd_per_hour", "as_of", "source")
@@ -84,14 +84,23 @@ def select(
     region: str | None = None,
     terms: Iterable[str] | None = None,
     provider: str | None = None,
+    everywhere: Collection[str] = (),
 ) -> tuple[Price, ...]:
     """Return those of these prices that are meant; `Catalog.prices` says how.
+
+    Args:
+        prices: to choose from.
+        accelerator: of this accelerator only.
+        region: in this region only.
+        terms: under these terms only.
+        provider: of this provider only.
+        everywhere: providers whose prices without region hold in every region.
 
     Raises:
         InputError: an unknown term.
     """
     wanted, known = check_terms(terms), tuple(prices)
-    there = {price.provider for price in known if price.region == region}
+    there = {price.provider for price in known if price.region == region}.union(everywhere)
     return tuple(
         price
         for price in known
