@@ -140,8 +140,10 @@ class Steps:
     def seconds(self, operational: FloatColumn, chance: np.random.Generator) -> FloatColumn:
         """Return when the cumulated rate reaches each value."""
         del chance
-        need_s = operational[-1] / self.rates_per_s[-1] if len(operational) else 0.0
-        return _invert(operational, np.diff(self.at_s, append=self.at_s[-1] + need_s), np.asarray(self.rates_per_s))
+        durations_s, rates = np.diff(self.at_s), np.asarray(self.rates_per_s)
+        beyond = operational - (durations_s * rates[:-1]).sum()
+        early_s = _invert(operational, durations_s, rates[:-1])
+        return np.where(beyond < 0, early_s, self.at_s[-1] + beyond / rates[-1])
 
 
 @dataclass(frozen=True, slots=True)

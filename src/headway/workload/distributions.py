@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Scores stop here: one draw in 31,574 lies beyond on either side, and p0 and p100 stand at these scores.
 Z_LIMIT = 4.0
 
+#: A tail that goes on from given quantiles goes no further than e^30, 10¹³: steeper ones would leave the floats.
+LOG_LIMIT = 30.0
+
 #: A zero in a table of quantiles (a think time of 0 s) counts as this, so that it has a logarithm.
 LEAST = 1e-3
 
@@ -163,15 +166,16 @@ def _extended(table: Quantiles) -> tuple[FloatColumn, FloatColumn]:
     logs = np.log(np.maximum(table.values, LEAST))
     first = logs[0] + (logs[1] - logs[0]) / (z[1] - z[0]) * (-Z_LIMIT - z[0])
     last = logs[-1] + (logs[-1] - logs[-2]) / (z[-1] - z[-2]) * (Z_LIMIT - z[-1])
+    last = min(last, max(logs[-1], LOG_LIMIT))
     return np.concatenate(([-Z_LIMIT], z, [Z_LIMIT])), np.concatenate(([first], logs, [last]))
 
 
-def whole(values: FloatColumn) -> FloatColumn:
-    """Round to whole numbers ≥ 1, still as floats."""
-    return np.maximum(np.rint(values), 1.0)
+def whole(values: FloatColumn, most: float) -> FloatColumn:
+    """Round to whole numbers in 1 … `most`, still as floats."""
+    return np.clip(np.rint(values), 1.0, most)
 
 
-def whole_mean(distribution: Distribution) -> float:
-    """Return the mean of the whole numbers ≥ 1 that a distribution rounds to, over 8,192 equally likely slices."""
+def whole_mean(distribution: Distribution, most: float) -> float:
+    """Return the mean of the whole numbers in 1 … `most` a distribution rounds to, over 8,192 equally likely slices."""
     p = (np.arange(8192) + 0.5) / 8192
-    return float(whole(distribution.at(normal_score(p))).mean())
+    return float(whole(distribution.at(normal_score(p)), most).mean())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headway.workload.distributions import Distribution, Quantiles
 
 #: No prompt or output is longer than this, whatever a tail says; far beyond any model's context.
-MOST_TOKENS = 2**31 - 1
+MOST_TOKENS = 10**8
 
 
 class Lengths(Protocol):
@@ -32,7 +32,7 @@ class Lengths(Protocol):
 
 def tokens(values: FloatColumn) -> IntColumn:
     """Round to whole tokens, at least one."""
-    return np.minimum(whole(values), MOST_TOKENS).astype(np.int64)
+    return whole(values, MOST_TOKENS).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from headway.workload.arrivals import Arrivals, Cycle, Modulated, Steady, Steps
 from headway.workload.distributions import Constant
+from headway.workload.lengths import MOST_TOKENS
 from headway.workload.parse_lengths import MOST_TIME_S, cv, distribution, rate, require, time_above_zero
 from headway.workload.sessions import Sessions
 from headway.workload.spec import Label, SystemPrompt
@@ -23,7 +24,7 @@ SLICES = 288
 
 #: The assumed response time where none is given: the median from request to complete answer over 44,346 requests of
 #: coding agents to a hosted model (callanjfox/kv-cache-tester, Apache-2.0, read 2026-11-21).
-RESPONSE_S = 6.1
+RESPONSE_S = 6.13
 
 #: Time and again a list longer than this is a slip: labels, states, steps.
 MOST_ENTRIES = 100_000
@@ -183,7 +184,7 @@ def system_prompts(node: Node) -> tuple[SystemPrompt, ...]:
     """
     parts = [require(child, (), ("tokens", "share")) for child in _list(node)]
     shares = _shares(node, [part["share"] for part in parts])
-    sizes = (int(part["tokens"].quantity("tokens", least=1.0, most=1e9)) for part in parts)
+    sizes = (int(part["tokens"].quantity("tokens", least=1.0, most=MOST_TOKENS)) for part in parts)
     return tuple(SystemPrompt(prompt_tokens=size, share_frac=share) for size, share in zip(sizes, shares, strict=True))
 
 
@@ -197,9 +198,10 @@ def labels(node: Node, *, priority: bool = False) -> tuple[Label, ...]:
         return _zipf(node)
     parts = [require(child, ("priority",) if priority else (), ("name", "share")) for child in _list(node)]
     names = [part["name"].text() for part in parts]
-    for part, name in zip(parts, names, strict=True):
-        if names.count(name) > 1:
-            part["name"].fail(f"{name!r} stands twice")
+    first = {name: index for index, name in reversed(list(enumerate(names)))}
+    for index, name in enumerate(names):
+        if first[name] != index:
+            parts[index]["name"].fail(f"{name!r} stands twice")
     ranks = [part["priority"].integer(least=-(10**6), most=10**6) if "priority" in part else 0 for part in parts]
     shares = _shares(node, [part["share"] for part in parts])
     rows = zip(names, shares, ranks, strict=True)

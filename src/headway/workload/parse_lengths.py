@@ -20,6 +20,7 @@ from headway.workload.distributions import (
     Uniform,
 )
 from headway.workload.lengths import MOST_TOKENS, Copula, JointTable
+from headway.workload.sessions import MOST_TURNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -53,7 +54,9 @@ def _value(node: Node, dimension: str) -> float:
     if dimension == "time":
         return node.quantity("time", least=0.0, most=MOST_TIME_S)
     bare = node.text().strip().replace("_", "").isdigit()
-    if dimension == "count" or bare:
+    if dimension == "count":
+        return node.number(least=0.0, most=MOST_TURNS)
+    if bare:
         return node.number(least=0.0, most=MOST_TOKENS)
     return node.quantity("tokens", least=0.0, most=MOST_TOKENS)
 

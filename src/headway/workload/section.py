@@ -65,7 +65,7 @@ sessions:
   turns: {mean: 5}                                   # DIST of counts
   think_time: {p50: 10 s, p90: 60 s}                 # DIST: from an answer's end to the next turn
   response_time: 10 s                                # DIST: ASSUMED from a turn's arrival to its answer's end, as it
-                                                     # is not known before the simulation (6.1 s where absent)
+                                                     # is not known before the simulation (6.13 s where absent)
   growth: {mean: 300 tokens}                         # DIST: new tokens per turn; lengths then describe the first prompt
   alike: 60 %                                        # or this: lengths describe all prompts, and this part of their
                                                      # variance (of normal scores) is between sessions, the rest within

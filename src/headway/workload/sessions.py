@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Column = TypeVar("Column", FloatColumn, IntColumn)
 
 
+#: No session has more turns than this, whatever a tail says.
+MOST_TURNS = 100_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sessions:
     """How conversations go.
@@ -57,7 +61,7 @@ class Sessions:
     @property
     def mean_turns(self) -> float:
         """Requests per session."""
-        return whole_mean(self.turns)
+        return whole_mean(self.turns, MOST_TURNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,7 @@ class Turns:
 
 def draw_turn_counts(sessions: Sessions, count: int, chance: Chance) -> IntColumn:
     """Return how many turns each of the first `count` sessions has."""
-    return whole(sessions.turns.at(chance("turns").standard_normal(count))).astype(np.int64)
+    return whole(sessions.turns.at(chance("turns").standard_normal(count)), MOST_TURNS).astype(np.int64)
 
 
 def draw_turns(sessions: Sessions, lengths: Lengths, counts: IntColumn, chance: Chance) -> Turns:
