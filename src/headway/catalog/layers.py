@@ -17,6 +17,7 @@ _KINDS = {
     "full_attention": FULL,
     "attention": FULL,
     "deepseek_sparse_attention": FULL,
+    "indexed_attention": FULL,
     "*": FULL,
     "sliding_attention": SLIDING,
     "chunked_attention": SLIDING,
