@@ -62,6 +62,11 @@ class Row:
     ttft_s: float | None
 
 
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)
@@ -135,10 +140,10 @@ def read_model(row: dict[str, str]) -> Model:
 
 def read_rows(measurements: Path, models: Path, hardware: Path) -> list[Row]:
     """Read the closed-loop rows that say enough to be predicted."""
-    by_model = {row["model"]: row for row in csv.DictReader(models.open(encoding="utf-8"))}
-    by_key = {row["key"]: row for row in csv.DictReader(hardware.open(encoding="utf-8"))}
+    by_model = {row["model"]: row for row in _table(models)}
+    by_key = {row["key"]: row for row in _table(hardware)}
     found = []
-    for row in csv.DictReader(measurements.open(encoding="utf-8")):
+    for row in _table(measurements):
         if row["mode"] != "concurrency" or row["engine"] not in ENGINES or row["hw_key"] not in HARDWARE:
             continue
         if row["model_key"] not in MODELS or row["weight_dtype"] not in DTYPES or "disagg" in row["features"]:

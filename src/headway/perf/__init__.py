@@ -9,8 +9,9 @@
 
 Read from the bottom up: `formats` (bytes and compute formats of number formats), `shapes` (the matrices one GPU holds
 after sharding), `operators` (what each costs, for one batch or a column of batches), `breakdown`, `lowering`; beside
-them `capacity` (memory), `constants` (calibration) and `bands`. The physics is a roofline per operator at achievable rates, with collectives as
-α–β, fixed times per kernel and layer, and a host that overlaps; its constants are data in `data/`, each with source.
+them `capacity` (memory), `constants` (calibration) and `bands`. The physics is a roofline per operator at achievable
+rates, with collectives as α–β, fixed times per kernel and layer, and a host that overlaps; its constants are data in
+`data/`, each with its source.
 
 Speculation, adapters and draft models are not modelled here.
 """

@@ -71,8 +71,16 @@ class StepBreakdown:
     gpu_s: float  # sum of the operators
     launch_s: float  # the host's time to launch kernels, 0 under a graph; bounds the step from below
     host_s: float  # scheduling, input preparation and output processing
+    hbm_bytes_per_s: float  # the datasheet's
     exposed_s: float  # what launching and the host add to gpu_s
     total_s: float
+
+    def achieved_frac(self, op: Operator) -> float:
+        """Return the share of the datasheet peak an operator reaches: of FLOP/s or of HBM, whichever is the larger."""
+        if not op.time_s:
+            return 0.0
+        multiplied = op.flops / op.time_s / op.peak_flops_per_s if op.peak_flops_per_s else 0.0
+        return float(max(multiplied, op.moved_bytes / op.time_s / self.hbm_bytes_per_s))
 
     @property
     def flops(self) -> float:
@@ -115,6 +123,7 @@ def step(pool: Pool, batch: Batch, calibration: Calibration | None = None) -> St
         gpu_s=gpu_s,
         launch_s=launch_s,
         host_s=host_s,
+        hbm_bytes_per_s=on.hbm_bytes_per_s,
         exposed_s=total_s - gpu_s,
         total_s=total_s,
     )
@@ -185,6 +194,7 @@ def _decode_attention(on: Machine, name: str, layers: int, context: float, rate_
         compute_s=flops / (on.bf16_flops_per_s * constants.attention_compute_frac),
         memory_s=moved / (on.hbm_bytes_per_s * constants.attention_memory_frac[on.pool.kv_dtype]),
         time_s=rate_s * context,
+        peak_flops_per_s=on.bf16_flops_per_s,
     )
 
 
@@ -202,6 +212,7 @@ def _prefill_attention(on: Machine, layers: int, pairs: float, computed: float) 
         compute_s=time_s - memory_s,
         memory_s=memory_s,
         time_s=time_s,
+        peak_flops_per_s=on.bf16_flops_per_s,
     )
 
 
@@ -213,6 +224,7 @@ def _window_prefill_attention(on: Machine, layers: int, pairs: float) -> Operato
         flops=layers * pairs / on.shares * pair_flops(on),
         compute_s=time_s,
         time_s=time_s,
+        peak_flops_per_s=on.bf16_flops_per_s,
     )
 
 

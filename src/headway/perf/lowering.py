@@ -48,7 +48,8 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
     head_s, head_sequence_s = _head_chord(on, settings.max_num_seqs)
     window_token_s = 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
     decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
-    mixed_s = _busy_s(on, tokens, head_s + window_token_s * tokens)
+    windows_s = window_token_s * tokens.astype(np.float64)
+    mixed_s = _busy_s(on, tokens, head_s + windows_s)
     finish = np.maximum if settings.async_scheduling else np.add
     return StepTable(
         decode_ps=_table_ps(finish(decode_s, host_time_s(on))),
@@ -98,7 +99,9 @@ def _busy_s(on: Machine, tokens: IntColumn, extra_s: FloatColumn) -> FloatColumn
     linear_s = np.concatenate([_tokens_s(on, part) for part in slices])
     layers = on.pool.model.full_attention_layers + on.pool.model.sliding_window_layers
     gpu_s = linear_s[np.cumsum(first) - 1] + layers * on.calibration.attention_fixed_s + extra_s
-    return np.maximum(gpu_s, np.where(graph, 0.0, launch_floor_s(on)))
+    floor_s: FloatColumn = np.where(graph, 0.0, launch_floor_s(on))
+    busy_s: FloatColumn = np.maximum(gpu_s, floor_s)
+    return busy_s
 
 
 def _tokens_s(on: Machine, tokens: FloatColumn) -> FloatColumn:

@@ -61,6 +61,18 @@ class Operator:
     communication_s: Column = 0.0
     fixed_s: Column = 0.0
     time_s: Column = 0.0
+    peak_flops_per_s: float = 0.0  # of the format it multiplies in, from the datasheet
+
+    @property
+    def bound(self) -> str:
+        """What takes the most of its time: compute, memory, communication or overhead (of one batch, not a column)."""
+        parts = {
+            "compute": self.compute_s,
+            "memory": self.memory_s,
+            "communication": self.communication_s,
+            "overhead": self.fixed_s,
+        }
+        return max(parts, key=lambda name: float(parts[name]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,10 +184,10 @@ def token_operators(on: Machine, tokens: Column) -> list[Operator]:
 
 
 def _gemm(on: Machine, matrix: Matmul, rows: Column, tiled_rows: Column) -> Operator:
-    peak = on.flops_per_s[compute_format(matrix.dtype, on.pool.accelerator)]
+    compute = compute_format(matrix.dtype, on.pool.accelerator)
     bytes_per_s = on.hbm_bytes_per_s * on.calibration.gemm_memory_frac[matrix.dtype]
     activations = matrix.count * (matrix.k + matrix.n) * _BF16_BYTES
-    compute_s = 2 * matrix.params / peak * tiled_rows
+    compute_s = 2 * matrix.params / on.flops_per_s[compute] * tiled_rows
     memory_s = matrix.weight_bytes / bytes_per_s + activations / bytes_per_s * rows
     fixed_s = matrix.count * on.calibration.gemm_fixed_s
     return Operator(
@@ -187,6 +199,7 @@ def _gemm(on: Machine, matrix: Matmul, rows: Column, tiled_rows: Column) -> Oper
         memory_s=memory_s,
         fixed_s=fixed_s,
         time_s=fixed_s + overlap(compute_s, memory_s),
+        peak_flops_per_s=on.pool.accelerator.peak_flops_per_s[compute],
     )
 
 
@@ -215,6 +228,7 @@ def _experts(on: Machine, held: Experts, tokens: Column) -> Operator:
         memory_s=memory_s,
         fixed_s=fixed_s,
         time_s=fixed_s + overlap(compute_s, memory_s),
+        peak_flops_per_s=peak,
     )
 
 
@@ -360,15 +374,15 @@ def attention_rates(on: Machine) -> AttentionRates:
     """Return attention's seconds per unit of work; each is linear in it, so a batch enters by its sums alone.
 
     Reading KV and multiplying are both proportional to the context, so the slower of the two is one rate. Prefill
-    multiplies at its own fraction of the bf16 peak and reads the cached context once, without overlap. What a window
-    layer reads of the cached context is left out: at most one window per chunk.
+    multiplies at its own fraction of the bf16 peak and reads the cached context once, without overlap (MLA also widens
+    it again, at the bf16 rate). What a window layer reads of the cached context is left out: at most one window per
+    chunk.
     """
     full, window = attention_layers(on.pool.model, on.pool.settings.max_model_len)
     compute_s, memory_s = _context_s(on)
     slower_s = max(compute_s, memory_s)
     pair_s = pair_flops(on) / (on.bf16_flops_per_s * on.calibration.prefill_attention_frac)
-    widen = compute_format(on.pool.weight_dtype, on.pool.accelerator)
-    expansion_s = expansion_flops_per_token(on) / on.flops_per_s[widen]
+    expansion_s = expansion_flops_per_token(on) / on.flops_per_s["bf16"]
     return AttentionRates(
         context_s_per_token=full * slower_s / on.shares,
         window_s_per_token=window * slower_s / on.shares,
