@@ -20,10 +20,10 @@ def iso_ns(texts: pl.Series) -> pl.Series:
     """Return nanoseconds since 1970 of ISO 8601 texts; no zone means UTC; null where unreadable."""
     texts = texts.str.strip_chars().str.replace("T", " ", literal=True).str.replace(r"[Zz]$", "+00:00")
     texts = pl.select(pl.when(texts.str.contains(_YEARS)).then(texts)).to_series()
-    naive = texts.str.to_datetime(_NAIVE, time_unit="ns", strict=False).dt.timestamp("ns")
+    naive = texts.str.to_datetime(_NAIVE, time_unit="ns", strict=False, cache=False).dt.timestamp("ns")
     if not naive.is_null().any():
         return naive
-    zoned = texts.str.to_datetime(f"{_NAIVE}%:z", time_unit="ns", strict=False).dt.timestamp("ns")
+    zoned = texts.str.to_datetime(f"{_NAIVE}%:z", time_unit="ns", strict=False, cache=False).dt.timestamp("ns")
     return naive.fill_null(zoned)
 
 
