@@ -106,7 +106,7 @@ def read_model(row: dict[str, str]) -> Model:
     """Turn a row of the model facts into a model: dense, MoE, MLA or with sliding windows."""
     layers, hidden, heads = int(row["layers"]), int(row["hidden"]), int(row["heads"])
     dense_first, experts, width = _count(row, "dense_first_k"), _count(row, "experts"), _count(row, "moe_intermediate")
-    full = _count(row, "full_attn_layers") or layers
+    full, tied = _count(row, "full_attn_layers") or layers, row["tie_embeddings"] == "True"
     return Model(
         name=row["model"],
         architecture=row["arch"],
@@ -118,10 +118,10 @@ def read_model(row: dict[str, str]) -> Model:
         head_dim=int(row["head_dim"] or hidden // heads),
         intermediate_size=0 if experts and not dense_first else int(row["intermediate"]),
         max_position_embeddings=int(row["max_position"] or 131072),
-        tie_word_embeddings=row["tie_embeddings"] == "True",
+        tie_word_embeddings=tied,
         weight_dtype="bf16",
         params=float(row["params_est_B"]) * 1e9,
-        params_active=float(row["active_est_B"]) * 1e9,
+        params_active=float(row["active_est_B"]) * 1e9 - (0 if tied else hidden * int(row["vocab"])),
         num_experts=experts,
         num_experts_per_tok=_count(row, "experts_active"),
         moe_intermediate_size=(width or int(row["intermediate"])) if experts else 0,

@@ -58,7 +58,7 @@ LLAMA_8B = Model(
     tie_word_embeddings=False,
     weight_dtype="bf16",
     params=8.03e9,
-    params_active=8.03e9,
+    params_active=7.505e9,  # without the input embedding
     full_attention_layers=32,
 )
 WINDOWED = replace(LLAMA_8B, name="windowed", full_attention_layers=8, sliding_window_layers=24, sliding_window=512)
@@ -70,8 +70,8 @@ MOE = replace(
     num_experts_per_tok=4,
     moe_intermediate_size=2048,
     moe_layers=32,
-    params=55.2e9,
-    params_active=5.6e9,
+    params=53.94e9,
+    params_active=5.1e9,
 )
 MLA = replace(
     LLAMA_8B,
@@ -293,8 +293,8 @@ def test_flops_are_two_per_active_parameter_and_token_plus_attention(pool: Pool,
     model, tokens = pool.model, 64 * tiles
     found = step(pool, Batch.of([], [(tokens, 0)]))
     linear = sum(op.flops for op in found.operators if "attention" not in op.name and op.name != "lm_head")
-    embeddings = 2 * model.vocab_size * model.hidden_size
-    assert linear == pytest.approx(2 * (model.params_active - embeddings) * tokens, rel=0.02)
+    head = model.vocab_size * model.hidden_size
+    assert linear == pytest.approx(2 * (model.params_active - head) * tokens, rel=0.01)
     heads = sum(op.flops for op in found.operators if op.name == "lm_head")
     assert heads == 2 * model.vocab_size * model.hidden_size  # one sampled token
 

@@ -12,7 +12,7 @@ from headway.errors import EvidenceError, InfeasibleError, InputError
 from headway.perf import Batch, band, calibration, lower, memory, replica, step
 from headway.perf.constants import _layers
 from headway.perf.formats import WEIGHT_BYTES, compute_format
-from headway.perf.operators import link, machine
+from headway.perf.operators import machine, route
 from headway.perf.shapes import experts, kv_elements, matmuls, weight_bytes
 from headway.types import Accelerator, EngineSettings, Model, Parallelism, Pool
 
@@ -50,7 +50,7 @@ LLAMA_8B = Model(
     tie_word_embeddings=False,
     weight_dtype="bf16",
     params=8.03e9,
-    params_active=8.03e9,
+    params_active=7.505e9,  # without the input embedding
     full_attention_layers=32,
 )
 LLAMA_70B = replace(
@@ -61,7 +61,7 @@ LLAMA_70B = replace(
     num_attention_heads=64,
     intermediate_size=28672,
     params=70.55e9,
-    params_active=70.55e9,
+    params_active=69.5e9,
     full_attention_layers=80,
 )
 GPT_OSS_20B = replace(
@@ -181,6 +181,15 @@ def test_shapes_of_llama_8b_add_up_to_its_parameters() -> None:
     assert layers == pytest.approx(8.03e9 - 2 * 128256 * 4096, rel=1e-3)
 
 
+def test_what_no_shape_names_is_charged_to_every_token_but_not_what_no_token_touches() -> None:
+    named = 8.03e9 - 2.6e5  # norms
+    state_space = replace(LLAMA_8B, params=named + 3e9, params_active=named + 2e9 - 128256 * 4096)
+    extra = {matrix.name: matrix for matrix in matmuls(a_pool(state_space))}["other_proj"]
+    assert extra.params == pytest.approx(2e9, rel=1e-3)
+    plain = weight_bytes(a_pool(replace(LLAMA_8B, params=named, params_active=named - 128256 * 4096)))
+    assert weight_bytes(a_pool(state_space)) - plain == pytest.approx(2 * 3e9, rel=1e-3)
+
+
 def test_experts_are_spread_by_expert_and_by_column() -> None:
     whole = experts(a_pool(DEEPSEEK_R1))
     spread = experts(a_pool(DEEPSEEK_R1, parallelism=Parallelism(tp=8, ep=4)))
@@ -243,9 +252,9 @@ def test_two_all_reduces_per_layer() -> None:
 
 
 def test_collectives_beyond_the_scale_up_domain_use_the_scale_out_link() -> None:
-    near, far = (link(machine(a_pool(LLAMA_70B)), gpus).bytes_per_s for gpus in (8, 16))
+    near, far = (route(machine(a_pool(LLAMA_70B)), gpus).bytes_per_s for gpus in (8, 16))
     assert near / far == pytest.approx(450 * 0.65 / (50 * 0.80))
-    assert link(machine(a_pool(accelerator=L40S)), 2).bytes_per_s == pytest.approx(32e9 * 0.65)
+    assert route(machine(a_pool(accelerator=L40S)), 2).bytes_per_s == pytest.approx(32e9 * 0.65)
 
 
 def test_few_tokens_reach_few_experts() -> None:
@@ -300,6 +309,35 @@ def test_windows_bound_what_is_read() -> None:
     per_layer_bytes = 2 * 8 * 64 * 2
     assert found["decode attention"].moved_bytes == 12 * 1050 * per_layer_bytes
     assert found["decode attention (window)"].moved_bytes == 12 * (128 + 50) * per_layer_bytes
+
+
+def test_the_state_of_linear_attention_is_read_and_written_for_every_sequence() -> None:
+    hybrid = replace(LLAMA_8B, full_attention_layers=8, linear_attention_layers=24, linear_state_bytes=2**20)
+    found = {op.name: op for op in step(a_pool(hybrid, parallelism=Parallelism(tp=2)), Batch.of([9, 9, 9])).operators}
+    assert found["linear attention state"].moved_bytes == pytest.approx(3 * 2 * 24 * 2**20 / 2)
+
+
+@pytest.mark.parametrize("decodes", [0, 255])
+def test_a_mixed_step_is_lowered_exactly_with_one_sequence_and_with_all(decodes: int) -> None:
+    pool = a_pool()
+    table, found = lower(pool), step(pool, Batch.of([100] * decodes, [(1000, 0)]))
+    lowered_ps = int(table.mixed_ps[1000 + decodes]) + table.sequence_ps * (decodes + 1)
+    lowered_ps += table.context_ps_per_token * 100 * decodes + table.prefill_ps_per_pair * 1000**2
+    assert lowered_ps / 1e12 == pytest.approx(found.total_s, abs=0.5e-12 * 1000**2, rel=1e-6)  # half a ps a pair
+
+
+def test_a_mixed_step_pays_a_whole_window_for_every_token() -> None:
+    pool = a_pool(GPT_OSS_20B, weight_dtype="mxfp4", settings=settings(max_num_seqs=1))
+    full = replace(pool, model=replace(GPT_OSS_20B, full_attention_layers=24, sliding_window_layers=0))
+    none = replace(
+        pool, model=replace(GPT_OSS_20B, sliding_window=0, full_attention_layers=24, sliding_window_layers=0)
+    )
+    assert lower(full).mixed_ps[2000] == lower(none).mixed_ps[2000]
+    windows = step(pool, Batch.of([], [(1000, 1000)])).operators
+    by_name = {op.name: op for op in windows}
+    extra_ps = lower(pool).mixed_ps[1000] - lower(none).mixed_ps[1000]
+    assert extra_ps / 1e12 == pytest.approx(by_name["prefill attention (window)"].time_s, rel=1e-6)
+    assert by_name["prefill attention (window)"].flops == 12 * 1000 * 128 * 4 * 64 * 64
 
 
 def test_a_table_has_an_entry_for_every_batch_it_may_meet() -> None:

@@ -26,7 +26,6 @@ from headway.perf.shapes import (
     Matmul,
     attention_layers,
     check_parallelism,
-    dense_layers,
     experts,
     kv_elements,
     lm_head,
@@ -76,7 +75,7 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class Route:
     """A path between GPUs: fixed time of a transfer and the bandwidth reached, per GPU and direction."""
 
     fixed_s: float
@@ -150,16 +149,16 @@ def overlap(compute_s: Column, memory_s: Column) -> Column:
     return overlapped
 
 
-def link(on: Machine, gpus: int) -> Link:
+def route(on: Machine, gpus: int) -> Route:
     """Return the path a group of GPUs talks over: inside the scale-up domain, PCIe where there is none, or beyond."""
     accelerator, constants = on.pool.accelerator, on.calibration
     domain = accelerator.scale_up_gpus if accelerator.scale_up_gpus > 1 else accelerator.gpus_per_node
     if gpus <= domain:
-        return Link(
+        return Route(
             fixed_s=constants.scale_up_fixed_s,
             bytes_per_s=accelerator.scale_up_bytes_per_s * constants.scale_up_frac,
         )
-    return Link(
+    return Route(
         fixed_s=constants.scale_out_fixed_s,
         bytes_per_s=accelerator.scale_out_bytes_per_s * constants.scale_out_frac,
     )
@@ -236,7 +235,7 @@ def _elementwise(on: Machine, tokens: Column) -> Operator:
     """Norms with residual (read and write both, twice a layer) and the gate of dense MLPs, each one fused kernel."""
     model, tp = on.pool.model, on.pool.parallelism.tp
     norms = 8 * model.hidden_size * model.num_hidden_layers
-    gates = 3 * model.intermediate_size / tp * dense_layers(model)
+    gates = 3 * model.intermediate_size / tp * model.dense_layers
     moved = _BF16_BYTES * (norms + gates) * tokens
     memory_s = moved / on.streaming_bytes_per_s
     return Operator(
@@ -253,7 +252,7 @@ def _layer_overhead(on: Machine) -> Operator:
 # --- what is sent ------------------------------------------------------------------------------------------
 
 
-def _transfer(name: str, count: float, sent: Column, path: Link) -> Operator:
+def _transfer(name: str, count: float, sent: Column, path: Route) -> Operator:
     communication_s = count * sent / path.bytes_per_s
     fixed_s = count * path.fixed_s
     return Operator(
@@ -273,13 +272,13 @@ def _collectives(on: Machine, tokens: Column) -> list[Operator]:
     found = []
     if par.tp > 1:
         mixers = model.num_hidden_layers - model.other_layers
-        reduced = mixers + dense_layers(model) + model.moe_layers - spread_experts
+        reduced = mixers + model.dense_layers + model.moe_layers - spread_experts
         ring = 2 * (par.tp - 1) / par.tp
-        found.append(_transfer("all-reduce", reduced, ring * hidden, link(on, par.tp)))
+        found.append(_transfer("all-reduce", reduced, ring * hidden, route(on, par.tp)))
     if spread_experts:
         found.append(_expert_exchange(on, spread_experts, tokens))
     if par.pp > 1:
-        found.append(_transfer("stage to stage", par.pp, hidden, link(on, par.gpus)))
+        found.append(_transfer("stage to stage", par.pp, hidden, route(on, par.gpus)))
     return found
 
 
@@ -292,9 +291,9 @@ def _expert_exchange(on: Machine, layers: int, tokens: Column) -> Operator:
         reached = ranks * (1 - (1 - 1 / ranks) ** model.num_experts_per_tok) * (ranks - 1) / ranks
         narrow = compute_format(on.pool.weight_dtype, on.pool.accelerator) in ("fp8", "fp4")
         sent = model.hidden_size * reached * ((1.0 if narrow else _BF16_BYTES) + _BF16_BYTES) * tokens
-        return _transfer("dispatch, combine", 2 * layers, sent / 2, link(on, group))
+        return _transfer("dispatch, combine", 2 * layers, sent / 2, route(on, group))
     sent = _BF16_BYTES * model.hidden_size * (par.dp - 1) * tokens
-    return _transfer("gather, scatter", 2 * layers, sent, link(on, group))
+    return _transfer("gather, scatter", 2 * layers, sent, route(on, group))
 
 
 # --- what grows with the sequences of the step -----------------------------------------------------------------

@@ -99,13 +99,6 @@ def kv_elements(model: Model, tp: int) -> float:
     return 2.0 * kv_heads_per_gpu(model, tp) * model.head_dim
 
 
-def dense_layers(model: Model) -> int:
-    """Return the layers with a dense MLP; where attention-free layers exist, they alone carry the MLPs."""
-    if not model.intermediate_size:
-        return 0
-    return max((model.other_layers or model.num_hidden_layers) - model.moe_layers, 0)
-
-
 def _attention_matmuls(model: Model, tp: int, dtype: Dtype) -> list[Matmul]:
     layers = model.full_attention_layers + model.sliding_window_layers
     hidden, heads = model.hidden_size, model.num_attention_heads / tp
@@ -135,7 +128,7 @@ def _mlp_matmuls(name: str, model: Model, width: float, count: int, dtype: Dtype
 
 def _named_matmuls(model: Model, tp: int, dtype: Dtype) -> list[Matmul]:
     found = _attention_matmuls(model, tp, dtype)
-    found += _mlp_matmuls("mlp", model, model.intermediate_size / tp, dense_layers(model), dtype)
+    found += _mlp_matmuls("mlp", model, model.intermediate_size / tp, model.dense_layers, dtype)
     if model.is_moe:
         shared = model.shared_expert_intermediate_size / tp
         found += _mlp_matmuls("shared_expert", model, shared, model.moe_layers, dtype)
@@ -155,14 +148,25 @@ def embedding_params(model: Model) -> float:
     return (1 if model.tie_word_embeddings else 2) * model.vocab_size * model.hidden_size
 
 
-def unnamed_params(model: Model) -> tuple[float, float]:
-    """Return (all, active) parameters that no named matrix accounts for: linear-attention layers, norms, towers."""
+def unnamed_params(model: Model) -> float:
+    """Return the parameters every token touches that no named matrix accounts for: linear attention, norms, gates.
+
+    It is what the active parameters leave beyond the named ones, at most what all parameters leave: what no token
+    touches (a vision tower, a multi-token-prediction head) is none of it. Active counts leave out an input embedding
+    that is a matrix of its own, since one token looks up one row.
+    """
     named = sum(m.params for m in _named_matmuls(model, 1, "bf16")) + embedding_params(model)
-    routed = model.moe_layers * expert_params(model)
-    return (
-        max(model.params - named - routed * model.num_experts, 0.0),
-        max(model.params_active - named - routed * model.num_experts_per_tok, 0.0),
-    )
+    routed, table = model.moe_layers * expert_params(model), model.vocab_size * model.hidden_size
+    looked_up = 0 if model.tie_word_embeddings else table
+    active = model.params_active - (named - looked_up) - routed * model.num_experts_per_tok
+    return max(min(active, model.params - named - routed * model.num_experts), 0.0)
+
+
+def untouched_params(model: Model) -> float:
+    """Return the parameters that are loaded but touched by no token of text."""
+    named = sum(m.params for m in _named_matmuls(model, 1, "bf16")) + embedding_params(model)
+    routed = model.moe_layers * expert_params(model) * model.num_experts
+    return max(model.params - named - routed - unnamed_params(model), 0.0)
 
 
 def matmuls(pool: Pool) -> list[Matmul]:
@@ -174,7 +178,7 @@ def matmuls(pool: Pool) -> list[Matmul]:
     model, tp = pool.model, pool.parallelism.tp
     dtype = dense_dtype(pool.weight_dtype, is_moe=model.is_moe)
     found = _named_matmuls(model, tp, dtype)
-    rest = unnamed_params(model)[1] / tp
+    rest = unnamed_params(model) / tp
     if rest > 0:
         count = model.linear_attention_layers or model.num_hidden_layers
         width = rest / count / model.hidden_size
@@ -207,9 +211,8 @@ def weight_bytes(pool: Pool) -> float:
     """Return the weight bytes of one GPU on the fullest pipeline stage."""
     model, par = pool.model, pool.parallelism
     held, dense = experts(pool), dense_dtype(pool.weight_dtype, is_moe=model.is_moe)
-    layered = sum(m.weight_bytes for m in _named_matmuls(model, par.tp, dense))
-    layered += held.weight_bytes if held else 0.0
-    layered += unnamed_params(model)[0] / par.tp * WEIGHT_BYTES[dense]
+    layered = sum(m.weight_bytes for m in matmuls(pool)) + (held.weight_bytes if held else 0.0)
+    layered += untouched_params(model) / par.tp * WEIGHT_BYTES[dense]
     stage_frac = -(-model.num_hidden_layers // par.pp) / model.num_hidden_layers
     table = model.vocab_size * model.hidden_size / par.tp * WEIGHT_BYTES["bf16"]
     tables = 1 if model.tie_word_embeddings or par.pp > 1 else 2  # the first stage embeds, the last has the head
