@@ -109,6 +109,8 @@ def _times_s(arrivals: Arrivals, count: int | None, duration_s: float | None, ch
     # fewer draws are a prefix of more, so a guess that turns out short is simply drawn again, larger
     count = 64 + int(1.1 * duration_s * arrivals.mean_per_s)
     while (times_s := arrivals.times_s(count, gaps=chance("gaps"), path=chance("path")))[-1] < duration_s:
+        if count > MOST_REQUESTS:  # steps that begin far above their long-run rate
+            raise InputError(f"more than the {MOST_REQUESTS:,} requests drawn at once", place="duration_s")
         count *= 2
     return times_s[: np.searchsorted(times_s, duration_s)]
 
