@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headway.api.documents import document, dumps
     from headway.api.facts import catalog_list, catalog_show
+    from headway.api.plans import plan
     from headway.api.pools import Choice
     from headway.api.prices import price
     from headway.api.scenarios import scenario_check, scenario_new
@@ -51,6 +52,7 @@ __all__ = [
     "document",
     "dumps",
     "estimate",
+    "plan",
     "price",
     "scenario_check",
     "scenario_new",

@@ -12,6 +12,7 @@ from typing import Any
 
 #: command path -> where its function is; the function's name is the path with `_`.
 VERBS: dict[str, str] = {
+    "plan": "headway.api.plans:plan",
     "simulate": "headway.api.simulations:simulate",
     "estimate": "headway.api.steps:estimate",
     "price": "headway.api.prices:price",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from headway.api.pools import Choice
     from headway.scenario import Scenario
@@ -58,7 +58,7 @@ class Simulated:
 
 
 def simulate(
-    scenario: str | Path,
+    scenario: str | Path | Scenario,
     choice: Choice | None = None,
     *,
     replicas: int = 1,
@@ -71,7 +71,7 @@ def simulate(
     """Simulate one deployment under a scenario's traffic, against its objectives.
 
     Args:
-        scenario: model, workload, objectives and prices.
+        scenario: model, workload, objectives and prices; a file, or what was read of one.
         choice: what a replica is made of; what it leaves open is taken from the scenario, where that allows one.
         replicas: how many.
         router: the scenario's first if None.
@@ -85,16 +85,30 @@ def simulate(
         InfeasibleError: the model does not fit; what is missing is said.
     """
     from headway.api.pools import Choice
-    from headway.scenario import read_scenario, with_trace
 
     if not 0 < rate_factor < math.inf:
         raise InputError(f"expected a factor above zero, got {rate_factor!r}", place="rate_factor")
-    known = read_scenario(scenario)
-    known = with_trace(known, trace) if trace is not None else known
+    known = read(scenario, trace=trace)
     seed = known.seed if seed is None else seed
     arriving = traffic(known, requests=requests, rate_factor=rate_factor, seed=seed)
     deployment = _deployment(known, choice or Choice(), arriving, replicas, router or known.allow.routers[0])
     return run(known, deployment, arriving, rate_factor=rate_factor, seed=seed)
+
+
+def read(
+    scenario: str | Path | Scenario, *, trace: str | Path | None = None, rate_per_s: float | None = None
+) -> Scenario:
+    """Return a scenario, from its file unless it has been read, under recorded traffic where a trace is given.
+
+    Raises:
+        InputError: the scenario or the trace is wrong, or the rate is not above zero.
+    """
+    from headway.scenario import read_scenario, with_trace
+
+    known = read_scenario(scenario) if isinstance(scenario, (str, Path)) else scenario
+    if trace is not None:
+        return with_trace(known, trace, rate_per_s=rate_per_s)
+    return known if rate_per_s is None else known.with_workload(known.workload.at_rate(rate_per_s))
 
 
 def traffic(scenario: Scenario, *, requests: int | None, rate_factor: float, seed: int) -> Requests:

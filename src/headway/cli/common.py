@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ from headway.errors import InputError
 from headway.units import parse_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from headway.api.pools import Choice
     from headway.pictures.page import Page
@@ -129,17 +130,16 @@ def pairs(items: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
-def progress() -> Any:
-    """Return a progress display on stderr; silent where stderr is no terminal."""
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on stderr that something takes its time; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        display.add_task(what, total=None)
+        yield

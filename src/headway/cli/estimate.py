@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=examples(
-        "headway estimate --model meta-llama/Llama-3.1-70B-Instruct --accelerator h100 --tp 4 --batch 64 --context 4000",
+        "headway estimate --model Qwen/Qwen3-32B --accelerator h100 --tp 2 --batch 64 --context 4000",
         "headway estimate chat.yaml --accelerator l40s --batch 0 --prefill 2048@0",
     )
 )
@@ -66,7 +66,8 @@ def estimate_page(found: Estimate) -> Page:
     pool, step = found.pool, found.step
     headline = (
         f"{pool.model.name} on {pool.parallelism} {pool.accelerator.name}, {pool.weight_dtype} weights, "
-        f"{pool.kv_dtype} KV, {pool.engine} {pool.engine_version}: a step takes {seconds(step.total_s)}, {found.source}."
+        f"{pool.kv_dtype} KV, {pool.engine} {pool.engine_version}: a step takes "
+        f"{seconds(step.total_s)}, {found.source}."
     )
     return Page(headline=headline, parts=(_operators(found), _summary(found), _memory(found), _sources(found)))
 
@@ -145,7 +146,8 @@ def _memory(found: Estimate) -> Table:
         ("KV cache", plan.available_kv_bytes),
         ("left free", total - plan.requested_bytes),
     )
-    blocks = f"{plan.num_gpu_blocks:,} blocks of {plan.block_size} tokens, {units.show_bytes(plan.kv_bytes_per_token)} per token"
+    per_token = units.show_bytes(plan.kv_bytes_per_token)
+    blocks = f"{plan.num_gpu_blocks:,} blocks of {plan.block_size} tokens, {per_token} per token"
     return Table(
         title="Memory of one GPU, estimated",
         columns=("", "bytes", "share"),

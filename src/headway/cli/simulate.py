@@ -15,6 +15,7 @@ from headway.cli.common import (
     out_option,
     seed_option,
     show,
+    working,
     write_out,
 )
 from headway.pictures.page import (
@@ -75,16 +76,17 @@ def command(
     """
     from headway.api import simulate
 
-    found = simulate(
-        scenario,
-        choice_from(chosen),
-        replicas=replicas,
-        router=router,
-        trace=trace,
-        rate_factor=rate_factor,
-        requests=requests,
-        seed=seed,
-    )
+    with working("simulating"):
+        found = simulate(
+            scenario,
+            choice_from(chosen),
+            replicas=replicas,
+            router=router,
+            trace=trace,
+            rate_factor=rate_factor,
+            requests=requests,
+            seed=seed,
+        )
     write_out(out, lambda: simulated_files(found))
     show("simulate", found, lambda one: simulated_page(one, series=series), as_json=as_json)
 
@@ -121,8 +123,9 @@ def headline(found: Simulated) -> str:
     from headway.pictures.plans import in_words
 
     verdict = "meets the SLO" if found.outcome.meets_slo else f"misses {', '.join(found.missed) or 'the SLO'}"
+    gpus = counted(found.deployment.gpus, "GPU")
     return (
-        f"{in_words(found.deployment)} ({counted(found.deployment.gpus, 'GPU')}) {verdict} at {found.rate_per_s:.3g} req/s "
+        f"{in_words(found.deployment)} ({gpus}) {verdict} at {found.rate_per_s:.3g} req/s "
         f"of {found.workload}, simulated."
     )
 

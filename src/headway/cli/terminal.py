@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from headway.pictures.page import Lines, Page, Plot, Table
+from headway.pictures.page import Commands, Lines, Page, Plot, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import IO
 
     from rich.console import RenderableType
+
+    from headway.pictures.page import Part
 
 #: Columns where nothing says how wide the output is.
 PLAIN_WIDTH = 100
@@ -48,11 +50,11 @@ def _print(out: Console, piece: RenderableType) -> None:
     """Print one piece; a table wider than the terminal runs over its edge, as a cut figure would be a wrong one."""
     width = out.width
     out.width = _needed(piece, width)
-    out.print(piece, crop=False)
+    out.print(piece, crop=False, soft_wrap=isinstance(piece, Text) and bool(piece.no_wrap))
     out.width = width
 
 
-def _pieces(part: Table | Lines | Plot, width: int) -> Iterator[RenderableType]:
+def _pieces(part: Part, width: int) -> Iterator[RenderableType]:
     yield Text()
     if part.title:
         yield Text(part.title, style="bold cyan")
@@ -62,6 +64,8 @@ def _pieces(part: Table | Lines | Plot, width: int) -> Iterator[RenderableType]:
             yield Text(part.note, style="dim")
     elif isinstance(part, Lines):
         yield _listed(part.lines)
+    elif isinstance(part, Commands):
+        yield Text("\n".join(part.commands), no_wrap=True, overflow="ignore")
     else:
         yield _plotted(part, width)
 

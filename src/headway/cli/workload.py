@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headway.api.traffic import Described
+    from headway.pictures.page import Part
     from headway.workload.description import Description, PrefixShare, SessionShape, Spread
 
 #: Quantiles a screen shows.
@@ -107,7 +108,7 @@ def described_page(found: Described) -> Page:
     headline = (
         f"{found.name} ({found.format}, {found.source}): {d.requests:,} requests in {seconds(d.duration_s)}, {per_s}."
     )
-    parts: tuple[Table | Lines | Plot, ...] = (
+    parts: tuple[Part, ...] = (
         _lengths(d),
         _facts(d),
         *_shared(d.prefix),
@@ -162,7 +163,8 @@ def _shared(prefix: PrefixShare | None) -> tuple[Lines, ...]:
         return ()
     line = (
         f"{units.show_frac(prefix.share_frac)} of the prompt tokens were seen before "
-        f"(in {units.show_frac(prefix.requests_frac)} of the requests); holding everything takes {units.show_count(prefix.distinct_tokens)} tokens of cache"
+        f"(in {units.show_frac(prefix.requests_frac)} of the requests); holding everything takes "
+        f"{units.show_count(prefix.distinct_tokens)} tokens of cache"
     )
     return (Lines(title=f"Shared prefixes, in blocks of {prefix.block_tokens} tokens", lines=(line,)),)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from headway.units import show_s
 
@@ -24,6 +24,9 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
 
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
@@ -31,6 +34,20 @@ class Lines:
 
     title: str
     lines: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """Commands to paste: never broken over lines."""
+
+    title: str
+    commands: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.commands)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +60,15 @@ class Plot:
     end: str
 
 
+Part: TypeAlias = Table | Lines | Commands | Plot
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """One result: what it says in a sentence, then the evidence."""
 
     headline: str
-    parts: tuple[Table | Lines | Plot, ...]
+    parts: tuple[Part, ...]
 
 
 #: What a figure that is not there looks like.
@@ -94,9 +114,9 @@ def _short(value: float) -> str:
 
 
 def shares(quantiles_frac: Mapping[float, float] | None, *fracs: float) -> str:
-    """Show quantiles of a share: `62 / 81 / 95 %`."""
+    """Show quantiles of a share: `62/81/95 %`."""
     known = [quantiles_frac[f] for f in fracs if f in quantiles_frac] if quantiles_frac else []
-    return f"{' / '.join(f'{100 * v:.0f}' for v in known)} %" if known else ABSENT
+    return f"{'/'.join(f'{100 * v:.0f}' for v in known)} %" if known else ABSENT
 
 
 def latency_table(outcome: Outcome, metrics: Sequence[Metric]) -> Table:

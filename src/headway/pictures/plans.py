@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headway.pictures.page import ABSENT, Lines, Page, Table, counted, latency_at, money, percentile, seconds, shares
+from headway.pictures.page import (
+    ABSENT,
+    Commands,
+    Lines,
+    Page,
+    Table,
+    counted,
+    latency_at,
+    money,
+    percentile,
+    seconds,
+    shares,
+)
 from headway.units import show_usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from headway.planner.nouns import Lever, Plan, Step, Stress
+    from matplotlib.figure import Figure
+
+    from headway.pictures.charts import Point
+    from headway.planner import Plan
+    from headway.planner.nouns import Lever, Step, Stress
     from headway.scenario import Assumption
-    from headway.types import Candidate, Cost, Deployment, Outcome, Pool, Slo
+    from headway.types import Belief, Candidate, Cost, Deployment, Outcome, Slo
 
 #: How many of each a screen has room for; the JSON document and the report have all.
 CANDIDATES, LEVERS, ASSUMPTIONS = 5, 7, 5
@@ -33,11 +49,9 @@ def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Pa
         _levers(plan.levers if whole else plan.levers[:LEVERS]),
         _breaks(plan),
         _assumptions(plan.assumptions, len(plan.assumptions) if whole else ASSUMPTIONS),
-        Lines(title="Next", lines=tuple(commands)),
+        Commands(title="Next", commands=tuple(commands)),
     )
-    return Page(
-        headline=headline(plan), parts=tuple(p for p in parts if getattr(p, "rows", None) or getattr(p, "lines", None))
-    )
+    return Page(headline=headline(plan), parts=tuple(part for part in parts if part))
 
 
 # --- the choice -----------------------------------------------------------------------------------------
@@ -58,7 +72,7 @@ def headline(plan: Plan) -> str:
     )
 
 
-def _belief(candidate: Candidate) -> str:
+def _belief(candidate: Candidate) -> Belief:
     return candidate.outcome.source if candidate.outcome else "estimated"
 
 
@@ -89,16 +103,15 @@ def _candidates(plan: Plan, most: int) -> Table:
         title=f"Candidates, {_belief(plan.chosen)} at {plan.design_rate_per_s:.3g} req/s; "
         f"cost for {plan.base_rate_per_s:.3g} req/s",
         columns=(
-            "",
             "deployment",
-            "GPUs",
+            "GPUs\nspare",
             *latencies,
-            "goodput\nbusy p10/50/95",
+            "good/s\nbusy %",
             "$/hour\n$/good req",
             "$/M in\n$/M out",
             "binds",
         ),
-        align="llr" + "r" * len(metrics) + "rrrl",
+        align="lr" + "r" * len(metrics) + "rrrl",
         rows=tuple(_candidate(c, plan, metrics) for c in shown),
         note=_counted(plan),
     )
@@ -110,26 +123,23 @@ def _heading(slo: Slo, metric: str) -> str:
 
 
 def _candidate(candidate: Candidate, plan: Plan, metrics: Sequence[str]) -> tuple[str, ...]:
-    outcome, cost, deployment = candidate.outcome, candidate.cost, candidate.deployment
-    pools = deployment.pools
-    name = "\n".join(f"{p.replicas}× {p.parallelism} {p.accelerator.name}\n{_details(p)}" for p in pools)
-    gpus = f"{deployment.gpus}" + f"\n{candidate.spare_replicas} spare" * bool(candidate.spare_replicas)
+    outcome, deployment = candidate.outcome, candidate.deployment
+    mark = "▶" if candidate is plan.chosen else " "
+    name = "\n".join(
+        f"{mark} {p.replicas}× {p.parallelism} {p.accelerator.name}\n  {p.weight_dtype}, KV {p.kv_dtype}"
+        for p in deployment.pools
+    )
+    spare = candidate.spare_replicas * deployment.pools[0].parallelism.gpus
     latencies = (_latencies(outcome, plan.slo, metric) for metric in metrics)
-    mark = "▶" if candidate is plan.chosen else ""
+    binds = candidate.binds or candidate.rejected_because
     return (
-        mark,
         name,
-        gpus,
+        f"{deployment.gpus}\n{spare}",
         *latencies,
         _carried(outcome),
-        *_priced(cost),
-        candidate.binds or candidate.rejected_because,
+        *_priced(candidate.cost),
+        binds.replace(" ", "\n", 1),
     )
-
-
-def _details(pool: Pool) -> str:
-    s = pool.settings
-    return f"{pool.weight_dtype}/{pool.kv_dtype} seqs {s.max_num_seqs}"
 
 
 def _latencies(outcome: Outcome | None, slo: Slo, metric: str) -> str:
@@ -142,7 +152,7 @@ def _latencies(outcome: Outcome | None, slo: Slo, metric: str) -> str:
 def _carried(outcome: Outcome | None) -> str:
     if outcome is None:
         return ABSENT
-    return f"{outcome.goodput_per_s:.3g} req/s\n{shares(outcome.busy_frac, 0.1, 0.5, 0.95)}"
+    return f"{outcome.goodput_per_s:.3g}\n{shares(outcome.busy_frac, 0.1, 0.5, 0.95).removesuffix(' %')}"
 
 
 def _priced(cost: Cost | None) -> tuple[str, str]:
@@ -159,8 +169,7 @@ def _counted(plan: Plan) -> str:
     refused = sum(r.candidates for r in search.refused)
     return (
         f"{search.enumerated:,} looked at: {refused:,} cannot, {search.bounded:,} cannot be cheaper, "
-        f"{search.equivalent:,} same as another, {search.simulated:,} simulated "
-        f"({search.simulated_requests:,} requests)"
+        f"{search.simulated:,} simulated. Busy: p10/p50/p95 over time"
     )
 
 
@@ -203,7 +212,7 @@ def _breaks(plan: Plan) -> Lines:
 
 
 def _stress(stress: Stress) -> str:
-    found = "holds" if stress.holds else f"{', '.join(stress.breaks) or 'the SLO'} give way"
+    found = "holds" if stress.holds else f"{', '.join(stress.breaks) or 'the SLO'} missed"
     if stress.gpus is None:
         return f"{stress.factor:g}×: {found}; no size of this deployment was found that holds"
     cost = f" at {show_usd(stress.cost.usd_per_hour)}/hour" if stress.cost else ""
@@ -215,3 +224,26 @@ def _assumptions(assumptions: Iterable[Assumption], most: int) -> Lines:
     rest = len(stated) - most
     more = (f"{rest} more: --json or --out",) if rest > 0 else ()
     return Lines(title="Assumed, because nobody said otherwise", lines=(*stated[:most], *more))
+
+
+def pareto_figure(plan: Plan, title: str) -> Figure:
+    """Draw cost against tail: the front and the best few, the choice marked."""
+    from headway.pictures.charts import pareto
+
+    front = {id(p.candidate): p.tail_s for p in plan.front}
+    points = [_point(p.candidate, p.tail_s, plan, front=True) for p in plan.front]
+    for candidate in plan.candidates:
+        tail = candidate.outcome.latency.get("e2e") if candidate.outcome else None
+        if id(candidate) not in front and tail is not None:
+            points.append(_point(candidate, tail.at(0.99), plan, front=False))
+    return pareto([p for p in points if p is not None], _belief(plan.chosen), tail="E2E p99", title=title)
+
+
+def _point(candidate: Candidate, tail_s: float, plan: Plan, *, front: bool) -> Point | None:
+    from headway.pictures.charts import Point
+
+    if candidate.cost is None:
+        return None
+    chosen = candidate.deployment == plan.chosen.deployment
+    name = short_name(candidate.deployment)
+    return Point(label=name, usd_per_hour=candidate.cost.usd_per_hour, tail_s=tail_s, front=front, chosen=chosen)

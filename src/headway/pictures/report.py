@@ -7,12 +7,12 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING
 
-from headway.pictures.page import Lines, Plot, Table
+from headway.pictures.page import Commands, Lines, Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from headway.pictures.page import Page
+    from headway.pictures.page import Page, Part
 
 _PAGE = Template("""\
 <!DOCTYPE html>
@@ -33,6 +33,7 @@ th { font-weight: 500; color: #666; border-bottom: 1px solid #bbb; }
 td { border-bottom: 1px solid #eee; }
 .r { text-align: right; white-space: pre; }
 .note, footer { color: #666; font-size: .85rem; }
+pre { overflow-x: auto; background: #f6f6f6; padding: .75rem; }
 img { max-width: 100%; height: auto; }
 </style>
 </head>
@@ -68,12 +69,14 @@ def report(page: Page, pictures: Mapping[str, tuple[str, bytes]], *, title: str)
     )
 
 
-def _part(part: Table | Lines | Plot) -> str:
+def _part(part: Part) -> str:
     head = f"<h2>{escape(part.title)}</h2>" if part.title else ""
     if isinstance(part, Table):
         return f"{head}\n{_table(part)}"
     if isinstance(part, Lines):
         return f"{head}\n<ul>{''.join(f'<li>{escape(line)}</li>' for line in part.lines)}</ul>"
+    if isinstance(part, Commands):
+        return f"{head}\n<pre>{escape(chr(10).join(part.commands))}</pre>"
     return ""  # a plot is the terminal's stand-in for a chart
 
 
