@@ -1,0 +1,135 @@
+"""Finds the cheapest fleet: branch and bound, in the order of an estimate, decided by simulation.
+
+Options go in the order of their estimated cost (`estimates`). The first is simulated until its fewest replicas are
+known. Each later one is tried at the largest fleet that would still be cheaper than the best so far: most are rejected
+by that one simulation, the others are bisected down. An option is left out unsimulated where
+
+* its proved lower bound (`floors`) costs no less than the best, or
+* its estimate, scaled by what simulation found of the best one's and less a margin, does.
+
+The margin is the one step that is not proved; `benchmarks/regret.py` measures it against simulating everything.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from headway.planner.fleet import shortfall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from headway.planner.fleet import Fleets
+    from headway.planner.space import Option
+    from headway.scenario import Policy
+
+#: An estimate may be too high by this much, beside the one of the best option, and still be simulated.
+_MARGIN_FRAC = 0.15
+#: Fleets of equal cost that are compared by their tail.
+_MOST_TIES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rated:
+    """An option with what is known of it before simulation."""
+
+    option: Option
+    least: int  # replicas, proved
+    estimate: float  # replicas, estimated; infinite where no number seems enough
+    spares: int
+
+    def cost(self, replicas: float) -> float:
+        """Return the price of a fleet with its spares."""
+        return (replicas + self.spares) * self.option.usd_per_hour
+
+    def most(self, below_usd_per_hour: float) -> int | None:
+        """Return the most replicas that cost less than that; None without a limit."""
+        if math.isinf(below_usd_per_hour):
+            return None
+        return math.ceil(below_usd_per_hour / self.option.usd_per_hour * (1 - 1e-12)) - 1 - self.spares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """An option with the fewest replicas that meet the SLO, the spares on top."""
+
+    rated: Rated
+    replicas: int
+
+    @property
+    def option(self) -> Option:
+        """The option."""
+        return self.rated.option
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Price of the whole fleet."""
+        return self.rated.cost(self.replicas)
+
+    @property
+    def fleet(self) -> int:
+        """Replicas, spares included."""
+        return self.replicas + self.rated.spares
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole fleet."""
+        return self.fleet * self.option.pool.gpus
+
+
+def spares(policy: Policy, gpus_per_replica: int, gpus_per_node: int) -> int:
+    """Return the replicas lost with the failures the policy survives.
+
+    A node holds gpus_per_node // gpus_per_replica replicas; one that spans nodes is lost with any of them.
+    """
+    if policy.survive_what == "replica":
+        return policy.survive_count
+    return policy.survive_count * max(1, gpus_per_node // gpus_per_replica)
+
+
+@dataclass(slots=True)
+class Search:
+    """One search; `found` holds every option whose fewest replicas became known."""
+
+    fleets: Fleets
+    found: list[Found] = field(default_factory=list)
+    left_out: int = 0  # options that bound or estimate ruled out
+
+    def best(self, rated: Iterable[Rated], limit: float = math.inf) -> Found | None:
+        """Return the cheapest fleet below a limit; of equal ones the one with the lower tail, then fewer GPUs."""
+        ordered = sorted(rated, key=lambda r: (r.cost(r.estimate), r.option.usd_per_hour))
+        best: Found | None = None
+        scale = 0.0  # simulated ÷ estimated of the best
+        for one in ordered:
+            if self._ruled_out(one, scale, limit):
+                self.left_out += 1
+                continue
+            found = self.fewest(one, limit)
+            if found:
+                best, limit = found, found.usd_per_hour
+                scale = found.replicas / one.estimate * (1 - _MARGIN_FRAC) if math.isfinite(one.estimate) else 0.0
+        return None if best is None else self._settle(best, ordered)
+
+    @staticmethod
+    def _ruled_out(one: Rated, scale: float, limit: float) -> bool:
+        scaled = math.ceil(one.estimate * scale) if math.isfinite(one.estimate) else scale and math.inf
+        return one.cost(max(one.least, scaled)) >= limit * (1 - 1e-12)
+
+    def fewest(self, one: Rated, limit: float = math.inf) -> Found | None:
+        """Return the fewest replicas of one option that meet the SLO for less than the limit."""
+        replicas = self.fleets.fewest(one.option, one.least, one.most(limit), guess=one.estimate)
+        if replicas is None:
+            return None
+        self.found.append(Found(rated=one, replicas=replicas))
+        return self.found[-1]
+
+    def _settle(self, best: Found, ordered: list[Rated]) -> Found:
+        """Of the same shape's other settings that do with as many replicas, take the one with the lowest tail."""
+        fleets, count = self.fleets, best.replicas
+        same = [r for r in ordered if r.option.shape is best.option.shape and r is not best.rated and r.least <= count]
+        near = [best.rated, *same[:_MOST_TIES]]
+        good = [r for r in near if r is best.rated or fleets.holds(r.option, count)]
+        tails = [shortfall(fleets.run(r.option, count), fleets.slo) for r in good]
+        return Found(rated=good[tails.index(min(tails))], replicas=count)

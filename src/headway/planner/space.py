@@ -1,0 +1,197 @@
+"""Every deployment the scenario allows, as pools of one replica, and why the others are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
+
+from headway.catalog import accepts, engine_settings
+from headway.errors import InfeasibleError
+from headway.perf import memory
+from headway.planner.nouns import Refusal
+from headway.types import Parallelism, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from headway.scenario import Scenario
+    from headway.types import Accelerator, Dtype, Engine, EngineSettings, Model, Price
+
+#: A model's context is cut to the longest request, in whole multiples of this.
+_LENGTH_STEP_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shape:
+    """What decides a replica's price, weights and kernels: everything but the settings that are swept."""
+
+    model: Model
+    accelerator: Accelerator
+    engine: Engine
+    parallelism: Parallelism
+    weight_dtype: Dtype
+    kv_dtype: Dtype
+    max_model_len: int
+    price: Price
+
+    def __str__(self) -> str:
+        return f"{self.accelerator.name} {self.parallelism} {self.weight_dtype} KV {self.kv_dtype}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Option:
+    """A shape with settings and a router: one candidate, before its replicas are counted."""
+
+    shape: Shape
+    pool: Pool  # with one replica
+    blocks: int  # KV blocks of the replica, as the simulator counts them
+    router: str
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Price of one replica."""
+        return self.pool.gpus * self.shape.price.usd_per_gpu_hour
+
+
+@dataclass(slots=True)
+class Refusals:
+    """Counts what is put aside, by reason, with the first example of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, example: str, candidates: int = 1) -> None:
+        """Put aside."""
+        self.counts[reason] += candidates
+        self.examples.setdefault(reason, example)
+
+    def listed(self) -> tuple[Refusal, ...]:
+        """Return them, the most frequent first."""
+        ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(Refusal(reason=r, candidates=n, example=self.examples[r]) for r, n in ordered)
+
+
+def context_length(scenario: Scenario, model: Model, longest_tokens: int) -> int:
+    """Return `max_model_len`: as set, or the longest request rounded up, never beyond what the model can."""
+    fixed = scenario.settings.get("max_model_len")
+    if isinstance(fixed, int):
+        return fixed
+    rounded = -(-longest_tokens // _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS
+    return min(model.max_position_embeddings, rounded)
+
+
+class Space:
+    """Walks what the scenario allows.
+
+    Args:
+        scenario: what is allowed.
+        prices: by accelerator; one without a price is refused.
+        longest_tokens: prompt and output of the longest request.
+        context_tokens: typical context of a sequence.
+    """
+
+    def __init__(
+        self, scenario: Scenario, prices: Mapping[str, Price], *, longest_tokens: int, context_tokens: int
+    ) -> None:
+        self._scenario, self._prices = scenario, prices
+        self._longest_tokens, self._context_tokens = longest_tokens, context_tokens
+        allow = scenario.allow
+        self._swept = sorted(product(allow.max_num_batched_tokens, allow.max_num_seqs, allow.enable_prefix_caching))
+        self._settings: dict[tuple[object, ...], EngineSettings] = {}
+        self.refusals = Refusals()
+        self.enumerated = 0
+        self.nearest_fit = ""  # what would make the first deployment fit that does not
+
+    def shapes(self) -> Iterator[Shape]:
+        """Walk the shapes that the engine runs, that the accelerator's node can hold, and that have a price."""
+        allow = self._scenario.allow
+        for model, accelerator, engine in product(self._scenario.models, allow.accelerators, allow.engines):
+            dtypes = dict.fromkeys(model.weight_dtype if d == "published" else d for d in allow.precisions)
+            for weight, kv, spread in product(dtypes, allow.kv_precisions, self._parallelisms(model)):
+                self.enumerated += len(self._swept) * len(allow.routers)
+                reason = self.unfit(accelerator, engine, weight, spread)
+                if reason:
+                    example = f"{accelerator.name} {spread} {weight} KV {kv}"
+                    self.refusals.add(reason, example, len(self._swept) * len(allow.routers))
+                    continue
+                yield Shape(
+                    model=model,
+                    accelerator=accelerator,
+                    engine=engine,
+                    parallelism=spread,
+                    weight_dtype=weight,
+                    kv_dtype=kv,
+                    max_model_len=context_length(self._scenario, model, self._longest_tokens),
+                    price=self._prices[accelerator.name],
+                )
+
+    def _parallelisms(self, model: Model) -> Iterator[Parallelism]:
+        allow = self._scenario.allow
+        expert_choices = allow.enable_expert_parallel if model.is_moe else (False,)
+        for tp, pp, dp, expert in product(allow.tp, allow.pp, allow.dp, expert_choices):
+            yield Parallelism(tp=tp, pp=pp, dp=dp, ep=tp * dp if expert else 1)
+
+    def unfit(self, accelerator: Accelerator, engine: Engine, weight: Dtype, spread: Parallelism) -> str:
+        """Return why these do not go together; empty where they do."""
+        if accelerator.name not in self._prices:
+            return f"no allowed price for {accelerator.name}"
+        if spread.gpus > self._scenario.allow.max_gpus_per_replica:
+            return "more GPUs than allow.max_gpus_per_replica"
+        if spread.tp * spread.dp > max(accelerator.scale_up_gpus, accelerator.gpus_per_node):
+            return f"tensor parallelism beyond one {accelerator.name} node"
+        return accepts(engine, accelerator, weight)
+
+    def options(self, shape: Shape) -> Iterator[Option]:
+        """Walk the candidates of one shape that fit in memory; those that do not are counted."""
+        routers = self._scenario.allow.routers
+        for index, (tokens, seqs, caching) in enumerate(self._swept):
+            if seqs > tokens:
+                self.refusals.add("max_num_batched_tokens below max_num_seqs", f"{tokens} and {seqs}", len(routers))
+                continue
+            try:
+                found = [self.option(shape, tokens, seqs, caching=caching, router=router) for router in routers]
+            except InfeasibleError as error:
+                # the sweep goes from the least memory to the most: what does not fit first never fits
+                left = len(self._swept) if index == 0 else 1
+                reason = "does not fit in memory" if error.binding == "hbm_bytes" else error.problem
+                self.refusals.add(reason, f"{shape}: {error.problem}", left * len(routers))
+                self.nearest_fit = self.nearest_fit or error.relaxation
+                if index == 0:
+                    return
+                continue
+            yield from found
+
+    def option(
+        self, shape: Shape, max_num_batched_tokens: int, max_num_seqs: int, *, caching: bool, router: str
+    ) -> Option:
+        """Return one candidate.
+
+        Raises:
+            InfeasibleError: it does not fit in memory, or the model cannot be spread that way.
+        """
+        pool = Pool(
+            name="main",
+            model=shape.model,
+            accelerator=shape.accelerator,
+            engine=shape.engine.name,
+            engine_version=shape.engine.version,
+            settings=self._resolved(shape, max_num_batched_tokens, max_num_seqs, caching=caching),
+            parallelism=shape.parallelism,
+            weight_dtype=shape.weight_dtype,
+            kv_dtype=shape.kv_dtype,
+            replicas=1,
+        )
+        blocks = memory(pool).sequence_blocks(self._context_tokens)
+        return Option(shape=shape, pool=pool, blocks=blocks, router=router)
+
+    def _resolved(self, shape: Shape, tokens: int, seqs: int, *, caching: bool) -> EngineSettings:
+        key = (shape.engine.name, shape.engine.version, shape.accelerator.name, tokens, seqs, caching, shape.max_model_len)
+        if key not in self._settings:
+            swept = {"max_num_batched_tokens": tokens, "max_num_seqs": seqs, "enable_prefix_caching": caching}
+            fixed = {name: value for name, value in self._scenario.settings.items() if name != "max_model_len"}
+            self._settings[key] = engine_settings(
+                shape.engine, shape.accelerator, max_model_len=shape.max_model_len, overrides=swept | fixed
+            )
+        return self._settings[key]

@@ -1,0 +1,172 @@
+"""One planning problem under way: traffic, prices and the space of options, and what is known of each option."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from headway.perf import band
+from headway.planner.demand import Demand
+from headway.planner.estimates import Estimates, sizes_of
+from headway.planner.fleet import Fleets, binding
+from headway.planner.floors import Floors
+from headway.planner.price import choose_prices, input_share, price
+from headway.planner.search import Rated, spares
+from headway.planner.space import Space
+from headway.types import Candidate, Deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from headway.planner.search import Found
+    from headway.planner.space import Option
+    from headway.scenario import Scenario
+    from headway.types import Objective, Outcome, Pool, Slo
+
+
+class Study:
+    """What every part of the planner works on.
+
+    Args:
+        scenario: what is planned.
+
+    Raises:
+        InputError: no allowed accelerator has a price.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario, self.policy, self.slo = scenario, scenario.policy, scenario.slo
+        self.prices = choose_prices(scenario)
+        self.fleets = Fleets(scenario)
+        self.requests = self.fleets.traffic(self.fleets.design_factor)
+        longest = int((self.requests.isl_tokens + self.requests.osl_tokens).max())
+        self.space = Space(scenario, self.prices, longest_tokens=longest, context_tokens=self.fleets.context_tokens)
+        self.equivalent = 0
+        self.missed: list[tuple[Objective, float, Option]] = []  # an objective, its floor, and whose
+        self.able: list[Rated] = []  # what no bound refuses
+        self._demands: dict[bool, Demand] = {}
+
+    def demand(self, *, caching: bool) -> Demand:
+        """Return what the traffic asks at least."""
+        shared = caching and self.requests.prefix is not None
+        if shared not in self._demands:
+            self._demands[shared] = Demand(self.requests, self.slo, caching=shared)
+        return self._demands[shared]
+
+    def rated(self) -> list[Rated]:
+        """Return every option that no bound refuses; the others are counted in `space.refusals`."""
+        groups = []
+        for shape in self.space.shapes():
+            options = self._distinct(list(self.space.options(shape)))
+            if options and self._serves(options):
+                floors = Floors(options)
+                able = [option for option in options if self._able(floors, option)]
+                if able:
+                    groups.append((floors, able))
+        self.able = self.rate(groups)
+        return self.able
+
+    def rate(self, groups: Sequence[tuple[Floors, Sequence[Option]]]) -> list[Rated]:
+        """Return options with their bounds and estimates, shape by shape."""
+        if not groups:
+            return []
+        least = [self._least(floors, option) for floors, options in groups for option in options]
+        caching = any(option.pool.settings.enable_prefix_caching for _, options in groups for option in options)
+        rate_per_s = self.scenario.rate_per_s * self.policy.design_factor
+        sizes = sizes_of(self.demand(caching=caching), rate_per_s)
+        estimates = Estimates(groups, least, sizes).replicas(self.slo.objectives)
+        options = (option for _, group in groups for option in group)
+        return [
+            Rated(option=option, least=count, estimate=float(estimate), spares=self.spares(option.pool))
+            for option, count, estimate in zip(options, least, estimates, strict=True)
+        ]
+
+    def spares(self, pool: Pool) -> int:
+        """Return the replicas bought for the failures the policy survives."""
+        return spares(self.policy, pool.parallelism.gpus, pool.accelerator.gpus_per_node)
+
+    def _distinct(self, options: list[Option]) -> list[Option]:
+        """Leave out what is the same as another: without shared prefixes, a prefix cache changes nothing."""
+        if self.requests.prefix is not None:
+            return options
+        found: dict[tuple[object, ...], Option] = {}
+        for option in options:
+            settings = option.pool.settings
+            found.setdefault((settings.max_num_batched_tokens, settings.max_num_seqs, option.router), option)
+        self.equivalent += len(options) - len(found)
+        return list(found.values())
+
+    def _serves(self, options: list[Option]) -> bool:
+        length = options[0].shape.max_model_len
+        too_long = self.demand(caching=False).too_long_frac(length)
+        if 1.0 - too_long >= self.slo.success_frac:
+            return True
+        text = f"{100 * too_long:.2g} % of requests exceed max_model_len {length} of {options[0].shape.model.name}"
+        self.space.refusals.add("too many requests are longer than max_model_len", text, len(options))
+        return False
+
+    def _able(self, floors: Floors, option: Option) -> bool:
+        found = floors.missed(option, self.demand(caching=option.pool.settings.enable_prefix_caching))
+        if found is None:
+            return True
+        objective, floor_s = found
+        self.missed.append((objective, floor_s, option))
+        example = f"{option.shape}: at least {1000 * floor_s:.3g} ms, allowed {1000 * objective.limit_s:.3g} ms"
+        self.space.refusals.add(f"cannot meet {objective} even when idle", example)
+        return False
+
+    def _least(self, floors: Floors, option: Option) -> int:
+        demand = self.demand(caching=option.pool.settings.enable_prefix_caching)
+        return floors.least_replicas(option, demand, demand.due(option.shape.max_model_len))
+
+    # -- candidates ---------------------------------------------------------------------------------
+    def deployment(self, option: Option, replicas: int) -> Deployment:
+        """Return so many replicas behind the option's router."""
+        return Deployment(pools=(replace(option.pool, replicas=replicas),), router=option.router)
+
+    def candidate(self, found: Found, slo: Slo | None = None) -> Candidate:
+        """Return what was found with its outcomes and its cost, latencies with their error bands."""
+        option, fleets = found.option, self.fleets
+        outcome = fleets.run(option, found.replicas, detail=True)
+        everyday = fleets.run(option, found.fleet, 1.0, detail=True)
+        deployment = self.deployment(option, found.fleet)
+        return Candidate(
+            deployment=deployment,
+            outcome=with_bands(outcome, option.pool),
+            cost=price(
+                deployment,
+                option.shape.price,
+                everyday=everyday,
+                input_share_frac=self._input_share(option, everyday, found.fleet),
+                busy_frac=fleets.busy_frac(option, found.fleet, 1.0),
+            ),
+            binds=binding(outcome, slo or self.slo),
+            everyday=with_bands(everyday, option.pool),
+            spare_replicas=found.rated.spares,
+        )
+
+    def _input_share(self, option: Option, everyday: Outcome, replicas: int) -> float:
+        requests = self.requests
+        tpot = everyday.latency["tpot"]
+        batch = everyday.output_tokens_per_s * tpot.mean_s / replicas if tpot.samples else 1.0
+        return input_share(
+            self.fleets.replica(option).step,
+            isl_tokens=max(float(requests.isl_tokens.mean()) * (1.0 - everyday.prefix_hit_frac), 1.0),
+            osl_tokens=float(requests.osl_tokens.mean()),
+            batch=batch if math.isfinite(batch) else 1.0,
+        )
+
+
+def with_bands(outcome: Outcome, pool: Pool) -> Outcome:
+    """Return the same outcome, each latency with its error band."""
+    latency = {
+        metric: replace(one, band=band(metric, pool.accelerator, pool.engine, experts=pool.model.is_moe))
+        for metric, one in outcome.latency.items()
+    }
+    return replace(outcome, latency=latency)
+
+
+def tails(outcome: Outcome, objectives: Iterable[Objective]) -> dict[str, float]:
+    """Return each objective's figure in seconds."""
+    return {str(o): outcome.latency[o.metric].at(o.percentile_frac) for o in objectives if o.metric in outcome.latency}
