@@ -57,6 +57,7 @@ def _grown(old: Any, fill: int = 0) -> memoryview:
 
 @cython.cfunc
 @cython.inline
+@cython.exceptval(check=False)
 def least_steps(a: cython.longlong, d: cython.longlong, wait: cython.longlong) -> cython.longlong:
     """Return the least k ≥ 1 with k·a + d·k(k−1)/2 ≥ wait."""
     k: cython.longlong
@@ -73,6 +74,7 @@ def least_steps(a: cython.longlong, d: cython.longlong, wait: cython.longlong) -
     return k
 
 
+@cython.final
 @cython.cclass
 class Gaps:
     """Inter-token gaps: `weight` sequences each saw the gaps a, a + d, …, a + (k−1)·d. Kept in full parts."""
@@ -101,6 +103,7 @@ class Gaps:
         self.used, self.size = 0, size
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def add(self, a: cython.longlong, d: cython.longlong, k: cython.longlong, weight: cython.int) -> cython.int:
         i: cython.longlong = self.used
         if i == self.size:
@@ -120,6 +123,7 @@ class Gaps:
         return [*self.parts[:-1], last]
 
 
+@cython.final
 @cython.cclass
 class Agenda:
     """Which slots are due at which iteration: a binary heap of `iteration << 20 | slot`.
@@ -137,6 +141,7 @@ class Agenda:
         self.size = 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def push(self, slot: cython.int, iteration: cython.longlong) -> cython.int:
         self.due[slot] = iteration
         if self.size == self.heap.shape[0]:
@@ -148,6 +153,7 @@ class Agenda:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _rise(self, hole: cython.int, entry: cython.longlong) -> cython.int:
         while hole > 0:
             parent: cython.int = (hole - 1) >> 1
@@ -159,6 +165,7 @@ class Agenda:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def pop(self) -> cython.int:
         self.size -= 1
         size: cython.int = self.size
@@ -178,6 +185,7 @@ class Agenda:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def next(self) -> cython.longlong:
         """Return the next iteration at which a slot is due, NEVER where there is none."""
         while self.size > 0:
@@ -189,6 +197,7 @@ class Agenda:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def take(self) -> cython.int:
         """Return the slot of the first entry (`next` has just been asked) and strike it."""
         slot: cython.int = cython.cast(cython.int, self.heap[0] & (0xFFFFF))
@@ -197,6 +206,7 @@ class Agenda:
         return slot
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _drop_stale(self) -> cython.int:
         kept: cython.int = 0
         i: cython.int
@@ -210,6 +220,7 @@ class Agenda:
         return 0
 
 
+@cython.final
 @cython.cclass
 class Blocks:
     """The KV blocks of one replica, and what its cached blocks hold.
@@ -306,6 +317,7 @@ class Blocks:
         self._spare_cells(size, 2 * size)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _new(self, key: cython.longlong, length: cython.int, refs: cython.int) -> cython.int:
         if self.spare < 0:
             self._more_extents()
@@ -321,12 +333,14 @@ class Blocks:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _spend(self, extent: cython.int) -> cython.int:
         self.chain[extent] = self.spare
         self.spare = extent
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _hold(self, slot: cython.int, extent: cython.int) -> cython.int:
         if self.spare_cell < 0:
             self._more_cells()
@@ -341,6 +355,7 @@ class Blocks:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _link(self, extent: cython.int, before: cython.int) -> cython.int:
         """Put an extent into the line, just older than another (0: the newest)."""
         behind: cython.int = self.older[before]
@@ -352,6 +367,7 @@ class Blocks:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _unlink(self, extent: cython.int) -> cython.int:
         self.newer[self.older[extent]] = self.newer[extent]
         self.older[self.newer[extent]] = self.older[extent]
@@ -359,6 +375,7 @@ class Blocks:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def alloc(self, need: cython.longlong) -> cython.int:
         """Take free blocks (there are enough): blank ones first, then the oldest cached."""
         self.free -= need
@@ -368,6 +385,7 @@ class Blocks:
         return self._evict(need)
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _evict(self, need: cython.longlong) -> cython.int:
         need -= self.blank
         self.blank = 0
@@ -389,12 +407,14 @@ class Blocks:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _place(self, key: cython.longlong) -> cython.longlong:
         x: cython.ulonglong = cython.cast(cython.ulonglong, key)
         return cython.cast(cython.longlong, ((x ^ (x >> 17)) * 0x9E3779B1 >> 7) & (self.bucket.shape[0] - 1))
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _find(self, key: cython.longlong) -> cython.int:
         """Return the first registered extent that begins with that key, −1 where there is none."""
         extent: cython.int = self.bucket[self._place(key)]
@@ -403,6 +423,7 @@ class Blocks:
         return extent
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _register(self, extent: cython.int) -> cython.int:
         place: cython.longlong = self._place(self.key[extent])
         last: cython.int = self.bucket[place]
@@ -415,6 +436,7 @@ class Blocks:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _forget(self, extent: cython.int) -> cython.int:
         place: cython.longlong = self._place(self.key[extent])
         other: cython.int = self.bucket[place]
@@ -427,6 +449,7 @@ class Blocks:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _split(self, extent: cython.int, head: cython.int) -> cython.int:
         """Cut an extent behind its first `head` blocks; its holders hold both parts."""
         key: cython.longlong = self.key[extent] + head * self.stride
@@ -449,6 +472,7 @@ class Blocks:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _insert(self, cell: cython.int, tail: cython.int) -> cython.int:
         """Let a cell hold `tail` and a new one behind it what it held."""
         if self.spare_cell < 0:
@@ -464,6 +488,7 @@ class Blocks:
     # --- what requests do
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def match(self, request: cython.longlong, slot: cython.int, limit: cython.longlong, take: cython.bint) -> cython.int:
         """Find the longest cached prefix of at most `limit` blocks: sets `hit` and `idle`; `take` also holds it.
 
@@ -513,6 +538,7 @@ class Blocks:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _share(self, slot: cython.int, extent: cython.int, reach: cython.int) -> cython.int:
         if reach < self.length[extent]:
             self._split(extent, reach)
@@ -523,6 +549,7 @@ class Blocks:
         return self._hold(slot, extent)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def name(self, slot: cython.int, full: cython.longlong) -> cython.int:
         """Register the blocks of a slot that have ids, up to its `full`-th."""
         while self.named[slot] < full and self.run[slot] < self.run_end[slot]:
@@ -539,6 +566,7 @@ class Blocks:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _name(self, slot: cython.int, key: cython.longlong, more: cython.int) -> cython.int:
         extent: cython.int
         if self.beside[slot] == 0 and self._find(key) >= 0:
@@ -565,6 +593,7 @@ class Blocks:
         return self._hold(slot, extent)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def release(self, slot: cython.int, tokens: cython.longlong, keep: cython.bint) -> cython.int:
         """Let go of the blocks of a slot that has computed so many tokens, tail first; `keep`: it will come back."""
         full: cython.longlong = tokens // self.block_size
@@ -593,6 +622,7 @@ class Blocks:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _release_private(self, slot: cython.int, length: cython.int, keep: cython.bint) -> cython.int:
         extent: cython.int = self.older[0]
         if not keep and extent > 0 and self.key[extent] < 0 and self.owner[extent] < 0:
@@ -606,6 +636,7 @@ class Blocks:
         return 0
 
 
+@cython.final
 @cython.cclass
 class Columns:
     """What is known and found per request, shared by all replicas."""
@@ -626,6 +657,7 @@ class Columns:
         self.first, self.last, self.state, self.cached, self.preempted, self.behind = views[3:]
 
 
+@cython.final
 @cython.cclass
 class Engine:
     """One replica. Between two calls of `schedule` a *leg* is pending: k equal-batch iterations from `t` to `end`."""
@@ -733,6 +765,7 @@ class Engine:
     # --- arrival
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def arrive(self, request: cython.int, now: cython.longlong) -> cython.int:
         """Put a request at the end of the waiting line; a jump that could have admitted it ends sooner."""
         self.columns.behind[request] = -1
@@ -750,6 +783,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _cut(self, k: cython.longlong) -> cython.int:
         if k < self.k:
             self.k = k
@@ -759,6 +793,7 @@ class Engine:
     # --- what happens during a leg
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def commit(self) -> cython.int:
         """Live through the pending leg: time passes, tokens come out, requests finish."""
         k: cython.longlong = self.k
@@ -786,6 +821,7 @@ class Engine:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _takes(self, k: cython.longlong) -> cython.longlong:
         """Return the blocks decodes take in the k iterations after the next one."""
         size: cython.int = self.block_size
@@ -797,6 +833,7 @@ class Engine:
         return taken
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _batch(self, agenda: Agenda, iteration: cython.longlong) -> cython.int:
         """Fill `batch` with the slots due at that iteration, in running order; return how many."""
         count: cython.int = 0
@@ -811,6 +848,7 @@ class Engine:
         return count
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _finish_due(self) -> cython.int:
         i: cython.int
         count: cython.int = self._batch(self.finishing, self.it)
@@ -821,6 +859,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _leave_decodes(self, slot: cython.int) -> cython.longlong:
         """Take a slot out of the sums; return its context."""
         context: cython.longlong = self.it + self.computed[slot]
@@ -831,11 +870,13 @@ class Engine:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _phase_of(self, context: cython.longlong) -> cython.int:
         size: cython.int = self.block_size
         return cython.cast(cython.int, (context + size - self.phase) % size)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _finish(self, slot: cython.int, context: cython.longlong) -> cython.int:
         request: cython.int = self.request[slot]
         self.columns.last[request] = self.t
@@ -848,6 +889,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _leave_running(self, slot: cython.int) -> cython.int:
         before: cython.int = self.before[slot]
         after: cython.int = self.after[slot]
@@ -863,6 +905,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _speak(self) -> cython.int:
         """Let the slots that computed a prompt go on: those that are through emit a token."""
         slot: cython.int = self.chunk
@@ -879,6 +922,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _emit(self, slot: cython.int) -> cython.int:
         request: cython.int = self.request[slot]
         outputs: cython.int = self.columns.outputs[request]
@@ -900,12 +944,14 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _name_next(self, slot: cython.int) -> cython.int:
         full: cython.longlong = (self.blocks.named[slot] + 1) * self.block_size
         self.naming.push(slot, full - 1 - self.computed[slot])
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _name_until(self, iteration: cython.longlong) -> cython.int:
         """Register the output blocks that were filled up to an iteration, in the order in which it happened."""
         i: cython.int
@@ -921,6 +967,7 @@ class Engine:
     # --- what the scheduler decides
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def schedule(self) -> cython.int:
         """Decide the next leg at `t`, as one call of vLLM's `schedule` would its first iteration."""
         preempted: cython.bint = self._take_blocks()
@@ -950,6 +997,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     @cython.inline
     def _take_blocks(self) -> cython.bint:
         """Give each decode the block its next token needs; return whether somebody was preempted for it."""
@@ -963,6 +1011,7 @@ class Engine:
         return self._take_by_force()
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _take_by_force(self) -> cython.bint:
         slot: cython.int = self.head
         while slot >= 0 and slot != self.partial:
@@ -977,6 +1026,7 @@ class Engine:
         return True
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _preempt(self, slot: cython.int) -> cython.int:
         """Throw the last of running back to the front of the waiting line; its blocks go, its keys stay."""
         context: cython.longlong
@@ -1002,6 +1052,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _go_on(self) -> cython.bint:
         """Give the prompt under way its next chunk; return whether it found blocks."""
         slot: cython.int = self.partial
@@ -1016,10 +1067,12 @@ class Engine:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _blocks_of(self, tokens: cython.longlong) -> cython.longlong:
         return (tokens + self.block_size - 1) // self.block_size
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _compute(self, slot: cython.int, computed: cython.longlong, share: cython.longlong) -> cython.bint:
         """Schedule a chunk of a prompt; a chunk of one token costs what a decode costs, as in the engine's kernels."""
         if self.blocks.caching:
@@ -1038,6 +1091,7 @@ class Engine:
         return True
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _admit(self) -> cython.bint:
         """Admit the head of the waiting line; return whether it fitted."""
         slot: cython.int = self.stack
@@ -1067,6 +1121,7 @@ class Engine:
         return self._compute(slot, computed, share)
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _enter(
         self, request: cython.int, slot: cython.int, known: cython.longlong, computed: cython.longlong
     ) -> cython.int:
@@ -1099,10 +1154,12 @@ class Engine:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _attention(self, n: cython.longlong, s: cython.longlong) -> cython.longlong:
         return self.context_ps * s + self.window_ps * min(s, n * self.window)
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _mixed_leg(self) -> cython.int:
         n: cython.int = self.n + self.n_single
         self.k = 1
@@ -1116,6 +1173,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _decode_leg(self, preempted: cython.bint) -> cython.int:
         """Jump: no prompt, no admission; until a finish, a lack of blocks or the knee of window attention."""
         n: cython.longlong = self.n
@@ -1134,6 +1192,7 @@ class Engine:
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _affordable(self, k: cython.longlong) -> cython.longlong:
         """Return how many of k iterations find blocks (the first has them)."""
         n: cython.longlong = self.n
@@ -1155,6 +1214,7 @@ class Engine:
     # --- looking in and stopping
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _done_by(self, now: cython.longlong) -> cython.longlong:
         """Return how many iterations of the pending leg end by `now` (before its end)."""
         if self.k <= 1:
@@ -1162,6 +1222,7 @@ class Engine:
         return least_steps(self.a, self.d, now - self.t + 1) - 1
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def advance(self, until: cython.longlong) -> cython.int:
         """Live through all that ends before `until`."""
         while self.end < until:
@@ -1170,6 +1231,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def stop(self, now: cython.longlong) -> cython.int:
         """Count the iterations that end by `now` and let the rest be."""
         if self.end < NEVER and self._done_by(now) > 0:
@@ -1179,6 +1241,7 @@ class Engine:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def used(self, now: cython.longlong) -> cython.longlong:
         """Return the referenced blocks at `now`, within the pending leg."""
         done: cython.longlong = self._done_by(now) if self.end < NEVER else 0
@@ -1189,6 +1252,7 @@ class Engine:
         return self.steps, self.jumps, self.scheduled, self.preemptions, self.busy
 
 
+@cython.final
 @cython.cclass
 class Fleet:
     """Arrivals, a router and replicas.
@@ -1247,6 +1311,7 @@ class Fleet:
             engine.stop(until)
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _arrivals(self, choice: cython.int[::1], until: cython.longlong, balance: cython.bint) -> cython.int:
         columns: Columns = self.columns
         i: cython.longlong
@@ -1272,16 +1337,17 @@ class Fleet:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _advance_all(self, now: cython.longlong) -> cython.int:
         while self.ends[self.winner[1]] < now:
             index: cython.int = self.winner[1]
             engine: Engine = self.engines[index]
-            engine.commit()
-            engine.schedule()
+            engine.advance(now)
             self._update(index)
         return 0
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _update(self, index: cython.int) -> cython.int:
         engine: Engine = self.engines[index]
         self.ends[index] = engine.end
@@ -1290,12 +1356,16 @@ class Fleet:
         while node > 0:
             left: cython.int = self.winner[2 * node]
             right: cython.int = self.winner[2 * node + 1]
-            self.winner[node] = left if self.ends[left] <= self.ends[right] else right
+            winner: cython.int = left if self.ends[left] <= self.ends[right] else right
+            if winner != index and winner == self.winner[node]:
+                break
+            self.winner[node] = winner
             node >>= 1
         return 0
 
     @cython.cfunc
     @cython.inline
+    @cython.exceptval(check=False)
     def _least(self) -> cython.int:
         best: cython.int = 0
         i: cython.int
@@ -1305,6 +1375,7 @@ class Fleet:
         return best
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _by_prefix(self, request: cython.longlong) -> cython.int:
         chosen: cython.int = self._least()
         most: cython.int = self.load[chosen]
@@ -1329,6 +1400,7 @@ class Fleet:
         return chosen
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _sample_before(self, now: cython.longlong) -> cython.int:
         """Sample all windows that end before `now`."""
         while self.sampled < self.series.shape[0] and (self.sampled + 1) * self.window_ps < now:
@@ -1336,6 +1408,7 @@ class Fleet:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1)
     def _sample(self, now: cython.longlong) -> cython.int:
         row: cython.longlong = self.sampled
         index: cython.int

@@ -1,0 +1,113 @@
+"""Recorded schedules of the real vLLM scheduler (../shared/goldens), as requests and replicas of the simulator."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+
+from headway.types import EngineSettings, PrefixRuns, Replica, Requests, StepTable
+
+#: what a recording must say to lie within the simulator's subset
+SUBSET = {
+    "max_num_active_seqs": None,
+    "max_num_scheduled_tokens": None,
+    "long_prefill_token_threshold": 0,
+    "long_prefill_token_threshold_adaptive": False,
+    "policy": "fcfs",
+    "async_scheduling": False,
+    "watermark": 0.0,
+    "prefill_schedule_interval": 1,
+    "pipeline_parallel_size": 1,
+    "num_spec_tokens": 0,
+    "max_loras": None,
+    "batch_queue_size": 1,
+}
+
+
+def read_golden(path):
+    """Return meta, requests in order of arrival, and results by id."""
+    with gzip.open(path, "rt") as lines:
+        records = [json.loads(line) for line in lines]
+    meta = records[0]
+    rows = sorted((r for r in records if r["type"] == "req"), key=lambda r: r["arr"])  # stable: input order
+    results = {r["id"]: r for r in records if r["type"] == "res"}
+    return meta, rows, results
+
+
+def why_outside(meta, rows):
+    """Say what the simulator does not cover in a recording, None where it covers all."""
+    for name, value in SUBSET.items():
+        if meta["effective"][name] != value:
+            return f"{name} {meta['effective'][name]}"
+    if meta["kv_groups"] or meta["kv_transfer"]:
+        return "KV groups or transfers"
+    for name in ("prio", "lora", "abort", "kv"):
+        if any(row.get(name) for row in rows):
+            return name
+    return None
+
+
+def as_replica(meta):
+    effective, cost = meta["effective"], meta["cost_ns"]
+    names = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size")
+    settings = EngineSettings(
+        **{name: effective[name] for name in names},
+        gpu_memory_utilization=0.9,
+        enable_prefix_caching=effective["enable_prefix_caching"],
+        enable_chunked_prefill=effective["enable_chunked_prefill"],
+        scheduler_reserve_full_isl=effective["scheduler_reserve_full_isl"],
+        async_scheduling=False,
+    )
+    a, b, c, d = (1000 * cost[name] for name in "abcd")
+    step = StepTable(
+        decode_ps=a + (b + d) * np.arange(effective["max_num_seqs"] + 1),
+        mixed_ps=a + b * np.arange(effective["max_num_batched_tokens"] + 1),
+        sequence_ps=d,
+        context_ps_per_token=c,
+        prefill_context_ps_per_token=c,
+        prefill_ps_per_pair=0,
+    )
+    return Replica(settings=settings, step=step, num_gpu_blocks=effective["num_gpu_blocks"] - 1)
+
+
+def as_requests(meta, rows):
+    return Requests(
+        arrive_s=np.array([row["arr"] for row in rows]) * 1e-9,
+        isl_tokens=np.array([row["plen"] for row in rows], np.int64),
+        osl_tokens=np.array([row["out"] for row in rows], np.int64),
+        prefix=number_blocks(rows, meta["effective"]["block_size"]),
+    )
+
+
+def number_blocks(rows, block_size):
+    """Give each distinct block (its tokens and everything before it) an id, consecutive along a prompt."""
+    numbers: dict[object, int] = {}
+    offsets, first, counts = [0], [], []
+    for row in rows:
+        tokens = [(stream, start + i) for stream, start, n in row["prompt"] for i in range(n)]
+        tokens += [(f"o:{row['id']}", j) for j in range(row["out"])]
+        parent: object = ("salt", row.get("salt"))
+        for i in range(0, len(tokens) - block_size + 1, block_size):
+            one = numbers.setdefault((parent, tuple(tokens[i : i + block_size])), len(numbers))
+            if len(counts) > offsets[-1] and first[-1] + counts[-1] == one:
+                counts[-1] += 1
+            else:
+                first.append(one)
+                counts.append(1)
+            parent = one
+        offsets.append(len(first))
+    columns = {"offsets": offsets, "first_ids": first, "counts": counts}
+    return PrefixRuns(block_tokens=block_size, **{name: np.array(c, np.int64) for name, c in columns.items()})
+
+
+def expected(rows, results):
+    """The columns a simulation must show: first and last token in ps, cached tokens, preemptions."""
+    found = [results[row["id"]] for row in rows]
+    return {
+        "first_ps": [1000 * r["first"] for r in found],
+        "last_ps": [1000 * r["fin"] for r in found],
+        "cached_tokens": [r["cached"] for r in found],
+        "preemptions": [r["npre"] for r in found],
+    }
