@@ -32,14 +32,18 @@ CODES = ("session_id", "adapter_id", "tenant_id", "class_id", "priority")
 # --- what tests are made of ------------------------------------------------------------------------------
 
 
-def servegen(rates: str = "0,0.5,1,Gamma,1.0,2.0\n600,0,0,,0,0\n") -> bytes:
-    lengths = json.dumps({"0": {"input_tokens": "{50: 0.5, 70: 0.5}", "output_tokens": "{3: 1.0}"}})
+RATES = "0,0.5,1,Gamma,1.0,2.0\n600,0,0,,0,0\n"
+LENGTHS = json.dumps({"0": {"input_tokens": "{50: 0.5, 70: 0.5}", "output_tokens": "{3: 1.0}"}})
+
+
+def servegen(rates: bytes | str = RATES, lengths: bytes | str = LENGTHS) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, text in (("data/chunk-3-trace.csv", rates), ("data/chunk-3-dataset.json", lengths)):
             info = tarfile.TarInfo(name)
-            info.size = len(text)
-            archive.addfile(info, io.BytesIO(text.encode()))
+            data = text.encode() if isinstance(text, str) else text
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
     return packed.getvalue()
 
 
@@ -376,6 +380,39 @@ def test_valid_files_with_places_changed(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     read_or_refuse(data.draw(mutated(VALID[name])), tmp_path_factory, data.draw(st.sampled_from([None, name])))
+
+
+@FUZZ
+@given(data=st.data())
+def test_archives_with_places_inside_changed(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    rates, lengths = RATES.encode(), LENGTHS.encode()
+    if data.draw(st.booleans()):
+        rates = data.draw(mutated(rates))
+    else:
+        lengths = data.draw(mutated(lengths))
+    read_or_refuse(servegen(rates, lengths), tmp_path_factory, None)
+
+
+@FUZZ
+@given(
+    rate_per_s=st.floats(0.002, 2),
+    family=st.sampled_from(["Gamma", "Weibull"]),
+    shape=st.floats(1e-7, 1e4) | st.floats(0.01, 1),
+    span_s=st.floats(1e-6, 1e5),
+)
+def test_archives_give_each_window_its_count_inside_it(
+    rate_per_s: float, family: str, shape: float, span_s: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "archive.tar"
+    path.write_bytes(servegen(f"7,{rate_per_s!r},1,{family},{shape!r},1\n{7 + span_s!r},0,0,,0,0\n"))
+    expected = round(rate_per_s * (7 + span_s - 7))
+    try:
+        arrive_s = read_trace(path).requests.arrive_s
+    except InputError:
+        assert expected == 0 or shape < (0.01 if family == "Weibull" else 1e-6)
+    else:
+        assert len(arrive_s) == expected
+        assert 7 <= arrive_s[0] <= arrive_s[-1] <= 7 + span_s
 
 
 @pytest.mark.nightly

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import tarfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -233,6 +235,57 @@ def test_parquet_columns_of_another_type(tmp_path: Path) -> None:
     assert refusal(path) == f"row 2, isl_tokens: {TOKENS} nothing"
     path.write_bytes(path.read_bytes()[:-40])
     assert refusal(path).startswith("not readable as Parquet: ")
+
+
+def archive(rates: str, lengths: object) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in (("chunk-0-trace.csv", rates), ("chunk-0-dataset.json", json.dumps(lengths))):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content.encode()))
+    return packed.getvalue()
+
+
+LENGTHS = {"0": {"input_tokens": "{5: 1.0}", "output_tokens": "{6: 1.0}"}}
+QUIET = "600,0,0,,0,0\n"
+
+
+@pytest.mark.parametrize(
+    ("rates", "lengths", "said"),
+    [
+        ("0,1,1,Gamma,1,1\n", LENGTHS, "chunk-0-trace.csv: expected at least two windows"),
+        ("900,1,1,Gamma,1,1\n" + QUIET, LENGTHS, "chunk-0-trace.csv, line 2: expected a later time than 900, got 600"),
+        (
+            "0,x,1,Gamma,1,1\n" + QUIET,
+            LENGTHS,
+            "chunk-0-trace.csv, line 1: expected a finite number from 0 in column 2",
+        ),
+        ("0,1,1,Pareto,1,1\n" + QUIET, LENGTHS, "chunk-0-trace.csv, line 1: expected Gamma with a shape from 1e-06"),
+        ("0,1,1,Weibull,1e-4,1\n" + QUIET, LENGTHS, "chunk-0-trace.csv, line 1: expected Gamma with a shape"),
+        ("0,1e300,1,Gamma,1,1\n" + QUIET, LENGTHS, "6e+302 requests are too many (ask for a part of the time"),
+        (QUIET + "1200,0,0,,0,0\n", LENGTHS, "no client has requests: expected chunk-N-trace.csv with rates"),
+        ("0,1,1,Gamma,1,1\n" + QUIET, {}, "no client has requests in the time asked for"),
+        ("0,1,1,Gamma,1,1\n" + QUIET, [], "chunk-0-dataset.json: expected an object of histograms by time"),
+        (
+            "0,1,1,Gamma,1,1\n" + QUIET,
+            {"0": {"input_tokens": 5}},
+            "chunk-0-dataset.json, 0, input_tokens: expected a hi",
+        ),
+        (
+            "0,1,1,Gamma,1,1\n" + QUIET,
+            {"0": {"input_tokens": "{5: -1.0}", "output_tokens": "{6: 1.0}"}},
+            "chunk-0-dataset.json, 0, input_tokens: expected whole token counts and shares from 0",
+        ),
+    ],
+)
+def test_bad_archives(tmp_path: Path, rates: str, lengths: object, said: str) -> None:
+    assert refusal(text(tmp_path, archive(rates, lengths))).startswith(said)
+
+
+def test_a_truncated_archive(tmp_path: Path) -> None:
+    data = archive("0,1,1,Gamma,1,1\n" + QUIET, LENGTHS)
+    assert refusal(text(tmp_path, data[:520])).startswith("the archive is truncated or damaged: ")
 
 
 # --- options ---------------------------------------------------------------------------------------------

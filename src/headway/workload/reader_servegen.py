@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
 import tarfile
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from headway.workload.rows import MAX_TOKENS, Rows
+from headway.workload.rows import MAX_TIME_S, MAX_TOKENS, Rows
 from headway.workload.source import parse_json
 from headway.workload.trace import Treatment
 
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from headway.workload.trace import ReadOptions
 
 _MEMBER = re.compile(r"chunk-(\d{1,9})-(trace\.csv|dataset\.json)$")
-_FAMILIES = ("Gamma", "Weibull")
+#: Families of gaps, and the least shape each is drawn with: a Weibull gap of a smaller one leaves the doubles.
+_LEAST_SHAPE = {"Gamma": 1e-6, "Weibull": 0.01}
 #: One archive is at most this many requests: beyond it a rate is a mistake, or a window must be asked for.
 _MOST_REQUESTS = 50_000_000
 
@@ -84,7 +86,7 @@ def read_servegen(source: Source, options: ReadOptions) -> Rows:
     known = [one for one in active if _in_force(lengths, one)]
     total = sum(_requests_in(one) for one in known)
     if total > _MOST_REQUESTS:
-        source.fail(f"{total:,} requests", hint="ask for a part of the time with window_s")
+        source.fail(f"{total:.4g} requests are too many", hint="ask for a part of the time with window_s")
     drawn = [_draw(one, _in_force(lengths, one), options.seed) for one in known]
     inside = (pl.col("arrive_s") >= start_s) & (pl.col("arrive_s") < end_s)
     frame = pl.concat(drawn).filter(inside).sort("arrive_s", maintain_order=True) if drawn else pl.DataFrame()
@@ -120,7 +122,7 @@ def _draw(window: _Window, lengths: _Lengths | None, seed: int) -> pl.DataFrame:
     span_s = window.end_s - window.start_s
     return pl.DataFrame(
         {
-            "arrive_s": window.start_s + span_s * ends_s[:-1] / ends_s[-1] if ends_s[-1] > 0 else ends_s[:-1],
+            "arrive_s": window.start_s + span_s * (ends_s[:-1] / ends_s[-1]),
             "isl_tokens": _lengths(lengths.isl, n, chance),
             "osl_tokens": _lengths(lengths.osl, n, chance),
             "tenant_id": np.full(n, window.client, dtype=np.int64),
@@ -130,9 +132,12 @@ def _draw(window: _Window, lengths: _Lengths | None, seed: int) -> pl.DataFrame:
 
 def _gaps(window: _Window, n: int, chance: np.random.Generator) -> FloatColumn:
     """Draw gaps of the window's family, of scale 1: they are stretched later."""
-    if window.family == "Gamma":
-        return chance.standard_gamma(window.shape, n)
-    return chance.weibull(window.shape, n)
+    if window.family == "Weibull":
+        return chance.weibull(window.shape, n)
+    gaps = chance.standard_gamma(window.shape, n)
+    if not gaps.any():  # all underflow at a tiny shape, whose limit is that one gap outlasts all others
+        gaps[chance.integers(n)] = 1.0
+    return gaps
 
 
 def _lengths(histogram: _Histogram, n: int, chance: np.random.Generator) -> IntColumn:
@@ -153,7 +158,7 @@ def _members(source: Source) -> tuple[list[_Window], dict[int, list[_Lengths]]]:
         else:
             lengths[client] = list(_histograms(source, name, data))
     if not windows:
-        source.fail("no chunk-N-trace.csv in the archive")
+        source.fail("no client has requests: expected chunk-N-trace.csv with rates above 0")
     return sorted(windows), lengths
 
 
@@ -175,17 +180,27 @@ def _windows(source: Source, name: str, client: int, data: bytes) -> Iterator[_W
         rows = [row for row in csv.reader(data.decode().splitlines()) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         source.fail(f"not readable as CSV: {error}", name)
-    starts_s = [_number(source, row, 0, f"{name}, line {line}") for line, row in enumerate(rows, start=1)]
-    for line, row in enumerate(rows, start=1):
+    for line, (row, (start_s, end_s)) in enumerate(zip(rows, _spans(source, name, rows), strict=True), start=1):
         place = f"{name}, line {line}"
         rate_per_s = _number(source, row, 1, place)
         if rate_per_s == 0 or not row[3:4] or not row[3]:
             continue  # the client was silent
-        end_s = starts_s[line] if line < len(rows) else starts_s[-1] + (starts_s[-1] - starts_s[-2])
         shape = _number(source, row, 4, place)
-        if row[3] not in _FAMILIES or shape <= 0:
-            source.fail(f"expected Gamma or Weibull with a shape above 0, got {row[3]!r} with {shape:g}", place)
-        yield _Window(client, starts_s[line - 1], end_s, rate_per_s, row[3], shape)
+        if shape < _LEAST_SHAPE.get(row[3], np.inf):
+            expected = " or ".join(f"{family} with a shape from {least:g}" for family, least in _LEAST_SHAPE.items())
+            source.fail(f"expected {expected}, got {row[3][:40]!r} with {shape:g}", place)
+        yield _Window(client, start_s, end_s, rate_per_s, row[3], shape)
+
+
+def _spans(source: Source, name: str, rows: list[list[str]]) -> list[tuple[float, float]]:
+    """Return from when to when each window lasts; the last is as long as the one before it."""
+    starts_s = [_number(source, row, 0, f"{name}, line {line}") for line, row in enumerate(rows, start=1)]
+    if len(starts_s) < 2:
+        source.fail("expected at least two windows: how long they are is not known", name)
+    for line, (start_s, next_s) in enumerate(itertools.pairwise(starts_s), start=2):
+        if not start_s < next_s <= MAX_TIME_S:
+            source.fail(f"expected a later time than {start_s:g}, got {next_s:g}", f"{name}, line {line}")
+    return [*itertools.pairwise(starts_s), (starts_s[-1], 2 * starts_s[-1] - starts_s[-2])]
 
 
 def _number(source: Source, row: list[str], column: int, place: str) -> float:
