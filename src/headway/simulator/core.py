@@ -826,10 +826,12 @@ class Engine:
         """Return the blocks decodes take in the k iterations after the next one."""
         size: cython.int = self.block_size
         taken: cython.longlong = self.n * (k // size)
-        phase: cython.int = 2 * size - self.phase - 1
-        i: cython.int
-        for i in range(cython.cast(cython.int, k % size)):
-            taken += self.by_phase[(phase - i) % size]
+        phase: cython.int = size - self.phase - 1
+        left: cython.int = cython.cast(cython.int, k % size)
+        while left > 0:
+            taken += self.by_phase[phase]
+            phase = phase - 1 if phase > 0 else size - 1
+            left -= 1
         return taken
 
     @cython.cfunc
@@ -1202,12 +1204,12 @@ class Engine:
         size: cython.int = self.block_size
         steps: cython.longlong = 1 + free // n * size
         left: cython.longlong = free % n
-        phase: cython.int = 2 * size - self.phase - 1
+        phase: cython.int = size - self.phase - 1
         while steps < k:
-            left -= self.by_phase[phase % size]
+            left -= self.by_phase[phase]
             if left < 0:
                 break
-            phase -= 1
+            phase = phase - 1 if phase > 0 else size - 1
             steps += 1
         return min(steps, k)
 
