@@ -41,7 +41,12 @@ TABLE = (
     "ISL quantiles and OSL quantiles in each tenth of the requests by rising ISL; log length linear in the normal score"
     " between them"
 )
-HMM = "Markov-modulated Poisson process: Baum-Welch on counts in bins of {} s, number of states by least BIC"
+HMM = (
+    "Markov-modulated Poisson process: Baum-Welch on counts in bins of {} s, number of states by least BIC; the bin"
+    " chosen among {} by how well the Fano factors come back, which are therefore no independent check"
+)
+#: Bin widths that were tried, in seconds.
+BINS_S = {"azure-code": "1, 2 and 5 s", "azure-conv": "5 and 15 s", "azure-mixed": "1 and 5 s"}
 
 
 @dataclass
@@ -67,30 +72,42 @@ AZURE = {"source": "Azure/AzurePublicDataset, AzureLLMInferenceTrace 2023", "lic
 MOONCAKE = {"source": "kvcache-ai/Mooncake, FAST25 conversation trace", "licence": "Apache-2.0"}
 
 
-def _azure(title: str, kinds: tuple[str, ...], bin_s: float) -> Draft:
+def _azure(name: str, title: str, kinds: tuple[str, ...], bin_s: float) -> Draft:
     columns = [np.concatenate(part) for part in zip(*(azure(kind) for kind in kinds), strict=True)]
     order = np.argsort(columns[0], kind="stable")
     times_s, isl, osl = (column[order] for column in columns)
     times_s = times_s - times_s[0]
     return Draft(
         **AZURE, title=title, isl=isl, osl=osl, times_s=times_s, arrivals=fit.modulated(times_s, bin_s),
-        method={"lengths": TABLE, "arrivals": HMM.format(bin_s)},
+        method={"lengths": TABLE, "arrivals": HMM.format(bin_s, BINS_S[name])},
     )  # fmt: skip
 
 
 def azure_code() -> Draft:
     """Code completion: bursts of tens of requests per second between silences of minutes."""
-    return _azure("Code completion in an editor: long prompts, short outputs, strong bursts", ("code",), 1)
+    return _azure(
+        "azure-code", "Code completion in an editor: long prompts, short outputs, strong bursts", ("code",), 1
+    )
 
 
 def azure_conv() -> Draft:
     """Chat."""
-    return _azure("Chat with a production assistant: medium prompts and outputs, slow swings of the rate", ("conv",), 5)
+    return _azure(
+        "azure-conv",
+        "Chat with a production assistant: medium prompts and outputs, slow swings of the rate",
+        ("conv",),
+        5,
+    )
 
 
 def azure_mixed() -> Draft:
     """Both services of that hour together."""
-    draft = _azure("Chat and code completion on one fleet, as both services ran in the same hour", ("code", "conv"), 5)
+    draft = _azure(
+        "azure-mixed",
+        "Chat and code completion on one fleet, as both services ran in the same hour",
+        ("code", "conv"),
+        5,
+    )
     draft.method["lengths"] += "; both traces together, request by request"
     return draft
 
@@ -100,6 +117,9 @@ def mooncake_conversation() -> Draft:
     rows = mooncake()
     parents, depths, shared = mooncake_chains()
     times_s = np.array([row["timestamp"] for row in rows]) / 1e3
+    going_on = np.array([parent is not None for parent in parents])
+    isl = np.array([row["input_length"] for row in rows])
+    longer = (np.median(isl[going_on]), np.median(isl[~going_on]))
     root = list(range(len(rows)))
     for index, parent in enumerate(parents):
         root[index] = index if parent is None else root[parent]
@@ -111,16 +131,20 @@ def mooncake_conversation() -> Draft:
     }  # fmt: skip
     return Draft(
         **MOONCAKE, title="Multi-turn chat with long contexts and shared prefixes",
-        isl=np.array([row["input_length"] for row in rows]), osl=np.array([row["output_length"] for row in rows]),
+        isl=isl, osl=np.array([row["output_length"] for row in rows]),
         times_s=times_s, arrivals=fit.modulated(times_s, 30), shared_frac=shared,
         parts={"sessions": sessions, "system_prompts": beginnings(parents, depths)},
         method={
             "lengths": TABLE,
-            "arrivals": HMM.format(30) + " (the trace's times are rounded to 3 s: burstiness below that is lost)",
+            "arrivals": HMM.format(30, "15 s over session starts and 30 s over all requests")
+            + " (the trace's times are rounded to 3 s: burstiness below that is lost); fitted to requests but drives"
+            " session starts, so requests come out smoother than the trace's",
             "prefixes": "a request continues another whose blocks but the last it repeats; turns and lags are those of"
             " these chains; lags run from arrival to arrival, so the response time is inside the think time; one block"
             " of 512 tokens begins all prompts, and first requests that share more share the mean of what they do;"
-            " alike is set so that the share of prompt tokens seen before is the trace's",
+            " alike is set so that the share of prompt tokens seen before is the trace's, and ends at the edge of its"
+            f" range: in the trace prompts that continue are longer (median {longer[0]:.0f} tokens against"
+            f" {longer[1]:.0f}), which this model does not know",
         },
     )  # fmt: skip
 
