@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from headway.api.pools import Choice
     from headway.scenario import Scenario
     from headway.simulator import Simulation
-    from headway.types import Cost, Deployment, FloatColumn, Metric, Outcome, Pool, Requests, Slo, StepTable
+    from headway.types import Cost, Deployment, FloatColumn, Metric, Outcome, Requests, Slo, StepTable
 
 #: Requests drawn where the workload is no trace and nobody says how many.
 REQUESTS = 20_000
@@ -54,7 +53,7 @@ class Simulated:
     series: TimeSeries
     latencies_s: Mapping[Metric, FloatColumn] = field(
         repr=False, metadata={"document": False}
-    )  # by request, for pictures
+    )  # by request of the window, for pictures
 
 
 def simulate(
@@ -143,10 +142,11 @@ def run(scenario: Scenario, deployment: Deployment, arriving: Requests, *, rate_
     from headway.metrics import outcome, request_latencies, violations
     from headway.perf import replica
     from headway.planner.fleet import served
+    from headway.planner.study import with_bands
     from headway.simulator import simulate as simulated
 
     pool = deployment.pools[0]
-    one = replica(pool, context_tokens=int((arriving.isl_tokens + arriving.osl_tokens // 2).mean()))
+    one = replica(pool, context_tokens=max(int(arriving.isl_tokens.mean() + arriving.osl_tokens.mean() / 2), 1))
     found = simulated(arriving, one, replicas=pool.replicas, router=deployment.router, seed=seed, record_series=WINDOWS)
     series = _series(found, pool.replicas, one.num_gpu_blocks)
     became = served(arriving, found, one, pool.replicas)
@@ -166,17 +166,17 @@ def run(scenario: Scenario, deployment: Deployment, arriving: Requests, *, rate_
         num_gpu_blocks=one.num_gpu_blocks,
         steps=found.counters.steps,
         series=series,
-        latencies_s=request_latencies(arriving, became),
+        latencies_s=_inside(arriving, request_latencies(arriving, became)),
     )
 
 
-def with_bands(outcome: Outcome, pool: Pool) -> Outcome:
-    """Return the same outcome with the error band of each latency."""
-    from headway.perf import band
+def _inside(arriving: Requests, latencies_s: Mapping[Metric, FloatColumn]) -> dict[Metric, FloatColumn]:
+    """Those of the requests the outcome is over: arrived after warm-up and before cool-down."""
+    from headway.metrics import window_of
 
-    bands = {m: band(m, pool.accelerator, pool.engine, experts=pool.model.is_moe) for m in outcome.latency}
-    latency = {m: dataclasses.replace(one, band=bands[m]) for m, one in outcome.latency.items()}
-    return dataclasses.replace(outcome, latency=latency)
+    start_s, end_s = window_of(arriving.arrive_s)
+    inside = (arriving.arrive_s >= start_s) & (arriving.arrive_s <= end_s)
+    return {metric: column[inside] for metric, column in latencies_s.items()}
 
 
 def _series(found: Simulation, replicas: int, num_gpu_blocks: int) -> TimeSeries:
@@ -205,7 +205,7 @@ def _cost(
         return None
     share = input_share(
         step,
-        isl_tokens=float(arriving.isl_tokens.mean()) * (1 - result.prefix_hit_frac),
+        isl_tokens=max(float(arriving.isl_tokens.mean()) * (1 - result.prefix_hit_frac), 1.0),
         osl_tokens=float(arriving.osl_tokens.mean()),
         batch=float(series.running.mean()) / pool.replicas,
     )

@@ -101,7 +101,7 @@ def plan_files(found: Plan, scenario: Scenario, commands: tuple[str, ...]) -> di
     shown = {
         page.parts[0].title: ("Cost of each candidate against its tail", pictures["pareto.svg"]),
         page.parts[1].title: ("Latency of the choice, with its limits", pictures["latency.svg"]),
-        "When traffic grows": ("The chosen fleet over time", pictures["timeline.svg"]),
+        "What breaks first": ("The chosen fleet over time", pictures["timeline.svg"]),
     }
     text = report(page, shown, title=f"headway plan: {name}")
     return {"plan.json": dumps("plan", found).encode(), "report.html": text.encode(), **pictures}

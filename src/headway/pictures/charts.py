@@ -106,7 +106,7 @@ def _cdf(axes: Axes, metric: Metric, column: FloatColumn, objectives: Sequence[O
             _log(axes, "x")
     for colour, objective in zip((VERMILION, ORANGE, GREEN), objectives, strict=False):
         _mark(axes, objective, np.sort(column), scale, unit, colour)
-    if objectives:
+    if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.17), handlelength=1.6)  # below: a CDF has no free corner
     axes.set_title(metric.upper())
     axes.set_xlabel(f"{metric.upper()} ({unit})")
@@ -209,7 +209,7 @@ def pareto(points: Sequence[Point], belief: Belief, *, tail: str, title: str = "
         _scatter(axes, [p for p in front if not p.chosen], scale, color=BLUE, s=36, label="Pareto front")
         _scatter(axes, [p for p in finite if p.chosen], scale, color=VERMILION, s=170, marker="*", label="chosen")
         axes.set(xlabel="cost ($/hour)", ylabel=f"{tail} ({unit})")
-        axes.margins(x=0.15, y=0.15)
+        axes.margins(x=0.22, y=0.15)
         if len(finite) > 1 and _spread([p.usd_per_hour for p in finite]) > 8:
             _log(axes, "x")
         _name(axes, front, scale)

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from headway.pictures.charts import Point
     from headway.planner import Plan
-    from headway.planner.nouns import Lever, Step, Stress
+    from headway.planner.nouns import BandCheck, Lever, Step, Stress
     from headway.scenario import Assumption
     from headway.types import Belief, Candidate, Cost, Deployment, Outcome, Slo
 
 #: How many of each a screen has room for; the JSON document and the report have all.
-CANDIDATES, LEVERS, ASSUMPTIONS = 5, 7, 5
+CANDIDATES, LEVERS, ASSUMPTIONS = 5, 7, 4
 
 
 def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Page:
@@ -45,7 +45,7 @@ def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Pa
     most = len(plan.candidates) if whole else CANDIDATES
     parts = (
         _candidates(plan, most),
-        _steps(plan.steps),
+        _steps(plan),
         _levers(plan.levers if whole else plan.levers[:LEVERS]),
         _breaks(plan),
         _assumptions(plan.assumptions, len(plan.assumptions) if whole else ASSUMPTIONS),
@@ -107,7 +107,7 @@ def _candidates(plan: Plan, most: int) -> Table:
             "GPUs\nspare",
             *latencies,
             "good/s\nbusy %",
-            "$/hour\n$/good req",
+            "$/hour\n$/good",
             "$/M in\n$/M out",
             "binds",
         ),
@@ -129,17 +129,20 @@ def _candidate(candidate: Candidate, plan: Plan, metrics: Sequence[str]) -> tupl
         f"{mark} {p.replicas}× {p.parallelism} {p.accelerator.name}\n  {p.weight_dtype}, KV {p.kv_dtype}"
         for p in deployment.pools
     )
-    spare = candidate.spare_replicas * deployment.pools[0].parallelism.gpus
     latencies = (_latencies(outcome, plan.slo, metric) for metric in metrics)
     binds = candidate.binds or candidate.rejected_because
     return (
         name,
-        f"{deployment.gpus}\n{spare}",
+        f"{deployment.gpus}\n{_spare_gpus(candidate)}",
         *latencies,
         _carried(outcome),
         *_priced(candidate.cost),
         binds.replace(" ", "\n", 1),
     )
+
+
+def _spare_gpus(candidate: Candidate) -> int:
+    return candidate.spare_replicas * candidate.deployment.pools[0].parallelism.gpus
 
 
 def _latencies(outcome: Outcome | None, slo: Slo, metric: str) -> str:
@@ -176,16 +179,21 @@ def _counted(plan: Plan) -> str:
 # --- the evidence ---------------------------------------------------------------------------------------
 
 
-def _steps(steps: Sequence[Step]) -> Table:
-    rows = tuple(
-        (str(n), s.name, f"{s.figure:,.4g} {s.unit}".rstrip(), s.belief, s.how) for n, s in enumerate(steps, start=1)
-    )
+def _steps(plan: Plan) -> Table:
+    needed = plan.chosen.deployment.gpus - _spare_gpus(plan.chosen)
+    how = f"whole replicas that meet every objective at {plan.design_rate_per_s:.3g} req/s"
+    judged = ("", f"{_belief(plan.chosen)}: the fewest", counted(needed, "GPU"), how)
     return Table(
-        title="The capacity method, beside the simulation",
-        columns=("", "step", "figure", "", "how"),
-        align="llrll",
-        rows=rows,
+        title="The capacity method, estimated, beside the simulation",
+        columns=("", "step", "figure", "how"),
+        align="llrl",
+        rows=(*(_step(number, step) for number, step in enumerate(plan.steps, start=1)), judged),
     )
+
+
+def _step(number: int, step: Step) -> tuple[str, ...]:
+    belief = "" if step.belief == "estimated" else f"{step.belief}: "
+    return str(number), step.name, f"{step.figure:,.4g} {step.unit}".rstrip(), f"{belief}{step.how}"
 
 
 def _levers(levers: Sequence[Lever]) -> Table:
@@ -200,15 +208,37 @@ def _levers(levers: Sequence[Lever]) -> Table:
 def _lever(lever: Lever) -> tuple[str, str, str, str]:
     if lever.candidate is None:
         return lever.name, ABSENT, ABSENT, lever.why_not
-    moved = ", ".join(f"{name} {seconds(before)} → {seconds(after)}" for name, (before, after) in lever.tail.items())
-    return lever.name, f"{lever.gpus:+d}", f"{lever.usd_per_hour:+,.2f}", moved
+    moved = [
+        _moved(name, before, after) for name, (before, after) in lever.tail.items() if seconds(before) != seconds(after)
+    ]
+    return lever.name, f"{lever.gpus:+d}", f"{lever.usd_per_hour:+,.2f}", ", ".join(moved) or "latency unchanged"
+
+
+def _moved(name: str, before_s: float, after_s: float) -> str:
+    """A change; a unit that stays is said once: `tpot p95 31 → 28 ms`."""
+    before, after = seconds(before_s), seconds(after_s)
+    same = before.partition(" ")[2] == after.partition(" ")[2]
+    return f"{name} {before.partition(' ')[0] if same else before} → {after}"
 
 
 def _breaks(plan: Plan) -> Lines:
     first = plan.breaking
     holds, breaks = f"{first.holds_factor:.3g}×", f"{first.breaks_factor:.3g}×"
     lead = f"Holds to {holds} today's rate; at {breaks} {first.breaks} gives way first."
-    return Lines(title="When traffic grows", lines=(lead, *(_stress(s) for s in plan.stress)))
+    stressed = (_stress(s) for s in plan.stress)
+    return Lines(title="What breaks first", lines=(lead, *stressed, *_unsafe(plan.band_check)))
+
+
+def _unsafe(check: BandCheck | None) -> tuple[str, ...]:
+    """What becomes of the choice where the model is wrong as far as its bands allow."""
+    if check is None or not check.bands:
+        return ()
+    lead = "If every latency lay at the slow end of its band: "
+    if check.holds:
+        return (f"{lead}the choice still holds",)
+    if check.replicas is None or check.usd_per_hour is None:
+        return (f"{lead}no number of replicas holds",)
+    return (f"{lead}{counted(check.replicas, 'replica')} at {show_usd(check.usd_per_hour)}/hour would hold",)
 
 
 def _stress(stress: Stress) -> str:
