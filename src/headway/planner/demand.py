@@ -81,6 +81,7 @@ class Demand:
         self._prompt = np.sort(self._work.prompt_tokens[self._inside])
         steps = self._work.decode_steps[self._inside]
         self._steps = np.sort(steps)
+        self._due: dict[int, Due] = {}
         many = steps > 0
         self._context = np.sort(self._work.context_tokens[self._inside][many] / steps[many])
 
@@ -106,7 +107,11 @@ class Demand:
         Args:
             max_model_len: longer requests are refused and cost nothing.
         """
-        fits = self._inside & (self._total_tokens <= max_model_len)
+        if max_model_len not in self._due:
+            self._due[max_model_len] = self._sum_up(self._inside & (self._total_tokens <= max_model_len))
+        return self._due[max_model_len]
+
+    def _sum_up(self, fits: np.ndarray) -> Due:
         rows = []
         for limits in self._limits():
             allowed, prefill_only, wait_s = self._may_be_late(limits)
@@ -141,7 +146,10 @@ class Demand:
         prefill = (_without_largest(work.prompt_tokens[due], allowed), _without_largest(work.pairs[due], allowed))
         if prefill_only:
             return (end_s - self._start_s, *prefill, 0.0, 0.0)
-        decode = (_without_largest(work.decode_steps[due], allowed), _without_largest(work.context_tokens[due], allowed))
+        decode = (
+            _without_largest(work.decode_steps[due], allowed),
+            _without_largest(work.context_tokens[due], allowed),
+        )
         return (end_s - self._start_s, *prefill, *decode)
 
 

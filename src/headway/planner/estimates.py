@@ -140,18 +140,20 @@ class _State:
             return np.asarray((spread <= limit_s).mean(axis=1))
         mixed = self.rate_per_s * self.chunks.mean(axis=1) * self.tpot_s  # share of steps that hold a prefill
         late = (self.prefill_s / self.chunks > limit_s).mean(axis=1)
-        return 1.0 - mixed * late - (1.0 - mixed) * (self.decode_s > limit_s)
+        return np.asarray(1.0 - mixed * late - (1.0 - mixed) * (self.decode_s > limit_s))
 
     def _tpot(self, limit_s: float, sizes: Sizes) -> FloatColumn:
         jolt = np.square(self.prefill_s - self.decode_s[:, None]).mean(axis=1)
         spread_s = np.sqrt((self.rate_per_s * self.tpot_s * jolt)[:, None] / sizes.osl_tokens[None, :])
-        return _normal((limit_s - self.tpot_s)[:, None] / np.maximum(spread_s, 1e-9)).mean(axis=1)
+        return np.asarray(_normal((limit_s - self.tpot_s)[:, None] / np.maximum(spread_s, 1e-9)).mean(axis=1))
 
     def _ttft(self, limit_s: float) -> FloatColumn:
         waited_s = self.rate_per_s * np.square(self.prefill_s).mean(axis=1) / (2.0 * (1.0 - self.busy))
         left_s = limit_s - self.prefill_s - self.decode_s[:, None] / 2.0
-        late = self.busy[:, None] * np.exp(-np.maximum(left_s, 0.0) * (self.busy / np.maximum(waited_s, 1e-12))[:, None])
-        return np.where(left_s > 0, 1.0 - late, 0.0).mean(axis=1)
+        late = self.busy[:, None] * np.exp(
+            -np.maximum(left_s, 0.0) * (self.busy / np.maximum(waited_s, 1e-12))[:, None]
+        )
+        return np.asarray(np.where(left_s > 0, 1.0 - late, 0.0).mean(axis=1))
 
 
 def sizes_of(demand: Demand, rate_per_s: float) -> Sizes:

@@ -1,7 +1,7 @@
 """Simulates fleets under one scenario's traffic, each at most once, and finds the fewest replicas that meet the SLO.
 
 Fidelity: a simulation at full fidelity has enough requests that 50 of them lie beyond the highest percentile promised
-and that the traffic lasts 20 mean residences (TTFT limit + OSL × TPOT limit, or the E2E limit), 5,000 at least and
+and that the traffic lasts 10 mean residences (TTFT limit + OSL × TPOT limit, or the E2E limit), 5,000 at least and
 50,000 at most; a recorded trace is simulated as it is, within the same most. Warm-up and cool-down are those of
 `metrics.window_of`. At other rates the number grows with the rate, so that the same stretch of time is seen. All fleets
 see the same requests.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from headway.simulator import Simulation
     from headway.types import Objective, Outcome, Pool, Replica, Requests, Slo
 
-_BEYOND, _RESIDENCES = 50, 20
+_BEYOND, _RESIDENCES = 50, 10
 LEAST_REQUESTS, MOST_REQUESTS = 5_000, 50_000
 #: A first look takes this share of the requests and rejects only what misses by more than the margin.
 _COARSE_FRAC, _COARSE_REQUESTS, _COARSE_MARGIN = 0.125, 1_500, 1.3
@@ -44,7 +44,11 @@ def head(requests: Requests, count: int) -> Requests:
     cut = {name: column[:count] for name in columns if (column := getattr(requests, name)) is not None}
     prefix = requests.prefix
     if prefix is not None:
-        prefix = dataclasses.replace(prefix, offsets=prefix.offsets[: count + 1])
+        offsets = prefix.offsets[: count + 1]
+        runs = offsets[-1]
+        prefix = dataclasses.replace(
+            prefix, offsets=offsets, first_ids=prefix.first_ids[:runs], counts=prefix.counts[:runs]
+        )
     return dataclasses.replace(requests, prefix=prefix, **cut)
 
 
@@ -138,9 +142,13 @@ class Fleets:
         if recorded is not None:
             return min(len(recorded), MOST_REQUESTS)
         limits = {o.metric: o.limit_s for o in reversed(self.slo.objectives)}
-        residence_s = limits.get("ttft", 0.0) + float(sample.osl_tokens.mean()) * limits.get("tpot", limits.get("itl", 0.0))
+        residence_s = limits.get("ttft", 0.0) + float(sample.osl_tokens.mean()) * limits.get(
+            "tpot", limits.get("itl", 0.0)
+        )
         residence_s = max(residence_s, limits.get("e2e", 0.0))
-        beyond = _BEYOND / (1.0 - min(max(o.percentile_frac for o in self.slo.objectives), 1.0 - _BEYOND / MOST_REQUESTS))
+        beyond = _BEYOND / (
+            1.0 - min(max(o.percentile_frac for o in self.slo.objectives), 1.0 - _BEYOND / MOST_REQUESTS)
+        )
         steady = _RESIDENCES * self.scenario.rate_per_s * self.design_factor * residence_s
         return min(max(LEAST_REQUESTS, math.ceil(beyond - 1e-6), math.ceil(steady)), MOST_REQUESTS)
 
@@ -158,10 +166,13 @@ class Fleets:
     def _generate(self, factor: float) -> Requests:
         scenario = self.scenario
         recorded = hasattr(scenario.workload.content, "arrive_s")
-        count = self.full_requests if recorded else math.ceil(self.full_requests * max(factor / self.design_factor, 1.0))
-        return generate(
+        count = (
+            self.full_requests if recorded else math.ceil(self.full_requests * max(factor / self.design_factor, 1.0))
+        )
+        drawn: Requests = generate(
             scenario.workload, requests=min(count, MOST_REQUESTS), seed=scenario.seed, rate_factor=factor
         )
+        return drawn
 
     def under(self, slo: Slo) -> Fleets:
         """Return the same fleets judged by other limits; the percentiles must be those of the scenario's SLO."""
@@ -188,7 +199,7 @@ class Fleets:
             replicas: how many.
             factor: of the base rate; the design rate where None.
             coarse: a first look only.
-            detail: with utilisation over time and inter-token gaps.
+            detail: with utilisation over time.
         """
         rate = self.design_factor if factor is None else factor
         key = (option, replicas, rate, coarse, detail)
@@ -211,7 +222,7 @@ class Fleets:
             self._busy[option, replicas, id(requests)] = float(steps.sum()) / (window * len(steps) * replicas)
         self.spent.simulations += 1
         self.spent.requests += len(requests)
-        gaps = detail or any(o.metric == "itl" for o in self.slo.objectives)
+        gaps = any(o.metric == "itl" for o in self.slo.objectives)
         return metrics.outcome(requests, served(requests, found, replica, replicas, gaps=gaps), self.slo, "simulated")
 
     def busy_frac(self, option: Option, replicas: int, factor: float) -> float:

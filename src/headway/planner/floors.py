@@ -116,7 +116,7 @@ class Floors:
     def least_replicas(self, option: Option, demand: Demand, due: Due) -> int:
         """Return the least number of replicas that can carry the demand."""
         kv_tokens = math.inf if demand.shared else float(option.blocks * option.pool.settings.block_size)
-        needed = (self.replica_seconds(option, due, kv_tokens) / due.span_s).max(initial=0.0)
+        needed = float((self.replica_seconds(option, due, kv_tokens) / due.span_s).max(initial=0.0))
         return max(1, math.ceil(needed - 1e-9))
 
 
@@ -135,9 +135,14 @@ def _step_s(on: Machine, tokens: IntColumn) -> FloatColumn:
     share = -(-tokens // on.shares)
     model = on.pool.model
     layers = model.full_attention_layers + model.sliding_window_layers
-    total = sum((op.time_s for op in token_operators(on, share.astype(np.float64))), np.zeros(len(tokens)))
+    total = np.zeros(len(tokens))
+    for operator in token_operators(on, share.astype(np.float64)):
+        total += operator.time_s
     return total + layers * on.calibration.attention_fixed_s
 
 
 def _rows_s(on: Machine, rows: FloatColumn) -> FloatColumn:
-    return sum((np.asarray(op.time_s) for op in sequence_operators(on, rows)), np.zeros(len(rows)))
+    total = np.zeros(len(rows))
+    for operator in sequence_operators(on, rows):
+        total += operator.time_s
+    return total

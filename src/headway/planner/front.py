@@ -35,7 +35,7 @@ def front(study: Study, found: list[Found], best: Found, chosen: Candidate) -> t
     ordered = sorted(best_known, key=lambda point: point[0])[:_MOST_POINTS]
     return tuple(
         FrontPoint(
-            candidate=chosen if one is best else study.candidate(one),
+            candidate=chosen if one is best else study.sketch(one),
             tail_s=values[1],
             lost_with_a_node_frac=values[3],
         )

@@ -69,7 +69,9 @@ def peaks_of(option: Option, context_tokens: float) -> Peaks:
 def _kv_bytes_per_token(option: Option) -> float:
     model = option.pool.model
     layers = model.full_attention_layers + model.sliding_window_layers
-    width = model.kv_lora_rank + model.qk_rope_head_dim if model.is_mla else 2 * model.num_key_value_heads * model.head_dim
+    width = (
+        model.kv_lora_rank + model.qk_rope_head_dim if model.is_mla else 2 * model.num_key_value_heads * model.head_dim
+    )
     return layers * width * KV_BYTES[option.pool.kv_dtype]
 
 
@@ -96,7 +98,9 @@ def replicas_by_resource(load: Load, peaks: Peaks) -> dict[str, float]:
     }
 
 
-def capacity_method(option: Option, requests: Requests, slo: Slo, policy: Policy, rate_per_s: float) -> tuple[Step, ...]:
+def capacity_method(
+    option: Option, requests: Requests, slo: Slo, policy: Policy, rate_per_s: float
+) -> tuple[Step, ...]:
     """Return the six steps for one deployment.
 
     Args:
@@ -142,9 +146,7 @@ def capacity_method(option: Option, requests: Requests, slo: Slo, policy: Policy
             unit="replicas",
             how=f"× {burst:g}" + ("" if policy.burst > 1.0 else f" (growth × the customary {_CUSTOMARY_BURST:g} … 4)"),
         ),
-        Step(
-            name="headroom", figure=kept, unit="replicas", how=f"÷ (1 − {100 * policy.headroom_frac:g} %)"
-        ),
+        Step(name="headroom", figure=kept, unit="replicas", how=f"÷ (1 − {100 * policy.headroom_frac:g} %)"),
         Step(
             name="scale on the bottleneck",
             figure=float(whole * option.pool.gpus),

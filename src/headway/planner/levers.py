@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from headway.planner.search import Rated
-    from headway.planner.space import Option, Shape
+    from headway.planner.space import Option, Shape, Swept
     from headway.planner.study import Study
     from headway.types import Candidate, Dtype, Objective, Price, Slo
 
@@ -53,7 +53,9 @@ def changes(study: Study, chosen: Found) -> Iterator[tuple[str, Option | str]]:
     yield f"{other_kv} KV", _reshaped(study, option, replace(shape, kv_dtype=other_kv))
     for tp in (spread.tp // 2, spread.tp * 2):
         ep = tp * spread.dp if spread.ep > 1 else 1
-        if tp and not study.space.unfit(shape.accelerator, shape.engine, shape.weight_dtype, replace(spread, tp=tp, ep=ep)):
+        if tp and not study.space.unfit(
+            shape.accelerator, shape.engine, shape.weight_dtype, replace(spread, tp=tp, ep=ep)
+        ):
             yield f"TP{tp}", _reshaped(study, option, replace(shape, parallelism=replace(spread, tp=tp, ep=ep)))
     tokens, seqs = settings.max_num_batched_tokens, settings.max_num_seqs
     for budget in (tokens // 2, tokens * 2):
@@ -81,31 +83,20 @@ def _option(
     study: Study, option: Option, *, budget: int | None = None, seats: int | None = None, caching: bool | None = None
 ) -> Option | str:
     settings = option.pool.settings
-    return _built(
-        study,
-        option.shape,
-        budget or settings.max_num_batched_tokens,
-        seats or settings.max_num_seqs,
-        caching=settings.enable_prefix_caching if caching is None else caching,
-        router=option.router,
-    )
+    cached = settings.enable_prefix_caching if caching is None else caching
+    swept = (budget or settings.max_num_batched_tokens, seats or settings.max_num_seqs, cached)
+    return _built(study, option.shape, swept, option.router)
 
 
 def _reshaped(study: Study, option: Option, shape: Shape) -> Option | str:
     settings = option.pool.settings
-    return _built(
-        study,
-        shape,
-        settings.max_num_batched_tokens,
-        settings.max_num_seqs,
-        caching=settings.enable_prefix_caching,
-        router=option.router,
-    )
+    swept = (settings.max_num_batched_tokens, settings.max_num_seqs, settings.enable_prefix_caching)
+    return _built(study, shape, swept, option.router)
 
 
-def _built(study: Study, shape: Shape, budget: int, seats: int, *, caching: bool, router: str) -> Option | str:
+def _built(study: Study, shape: Shape, swept: Swept, router: str) -> Option | str:
     try:
-        return study.space.option(shape, budget, seats, caching=caching, router=router)
+        return study.space.option(shape, swept, router)
     except (InfeasibleError, InputError) as error:
         return error.problem
 
@@ -135,7 +126,7 @@ def _refused(name: str, why: str) -> Lever:
 
 
 def _against(study: Study, now: Candidate, name: str, found: Found) -> Lever:
-    return _lever(study, now, name, study.candidate(found))
+    return _lever(study, now, name, study.sketch(found))
 
 
 def _lever(study: Study, now: Candidate, name: str, candidate: Candidate) -> Lever:
@@ -162,7 +153,7 @@ def _relaxed(study: Study, chosen: Found, now: Candidate) -> list[Lever]:
     replicas = study.fleets.under(slo).fewest(chosen.option, chosen.rated.least, chosen.replicas)
     found = Found(rated=chosen.rated, replicas=replicas or chosen.replicas)
     name = f"{binds} ≤ {1000 * binds.limit_s * _RELAXED:.3g} ms (+20 %)"
-    return [_lever(study, now, name, study.candidate(found, slo))]
+    return [_lever(study, now, name, study.sketch(found, slo))]
 
 
 def widened(slo: Slo, objective: Objective, limit_s: float) -> Slo:

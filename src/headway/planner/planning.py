@@ -44,6 +44,7 @@ def plan(scenario: Scenario) -> Plan:
     chosen = study.candidate(best)
     assert chosen.cost is not None
     others = _elsewhere(search, rated, best)
+    breaking = stress.breaking(study, best)
     shown = _shown(study, search, best, chosen)
     spent = study.fleets.spent
     figures = SearchFigures(
@@ -64,8 +65,8 @@ def plan(scenario: Scenario) -> Plan:
             best.option, head(study.requests, _MEASURED), study.slo, study.policy, scenario.rate_per_s
         ),
         levers=lever.levers(study, best, chosen, others),
-        breaking=stress.breaking(study, best),
-        stress=stress.stress(study, best, chosen.cost),
+        breaking=breaking,
+        stress=stress.stress(study, best, chosen.cost, breaking.holds_factor),
         assumptions=(*scenario.assumptions, *premises(study, best)),
         search=figures,
         slo=study.slo,
@@ -115,5 +116,8 @@ def _band_check(study: Study, best: Found, chosen: Candidate) -> BandCheck:
     count = best.replicas if holds else fleets.fewest(best.option, best.replicas)
     safe = Found(rated=best.rated, replicas=count) if count else None
     return BandCheck(
-        bands=bands, holds=holds, replicas=safe.fleet if safe else None, usd_per_hour=safe.usd_per_hour if safe else None
+        bands=bands,
+        holds=holds,
+        replicas=safe.fleet if safe else None,
+        usd_per_hour=safe.usd_per_hour if safe else None,
     )

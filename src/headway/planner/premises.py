@@ -44,7 +44,9 @@ def premises(study: Study, best: Found) -> tuple[Assumption, ...]:
         Assumption(
             name="max_model_len",
             value=f"{shape.max_model_len}{cut}",
-            source="settings" if fixed else f"the longest request ({longest} tokens) rounded up, within the model's own",
+            source="settings"
+            if fixed
+            else f"the longest request ({longest} tokens) rounded up, within the model's own",
         ),
         Assumption(
             name="fidelity",

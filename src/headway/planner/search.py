@@ -109,7 +109,8 @@ class Search:
             found = self.fewest(one, limit)
             if found:
                 best, limit = found, found.usd_per_hour
-                scale = found.replicas / one.estimate * (1 - _MARGIN_FRAC) if math.isfinite(one.estimate) else 0.0
+                # one fewer does not do, so what is really needed lies between; the lower end leaves out least
+                scale = (found.replicas - 1) / one.estimate * (1 - _MARGIN_FRAC)
         return None if best is None else self._settle(best, ordered)
 
     @staticmethod

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from headway.scenario import Scenario
     from headway.types import Accelerator, Dtype, Engine, EngineSettings, Model, Price
 
+#: max_num_batched_tokens, max_num_seqs and enable_prefix_caching
+Swept = tuple[int, int, bool]
 #: A model's context is cut to the longest request, in whole multiples of this.
 _LENGTH_STEP_TOKENS = 1024
 
@@ -46,7 +48,7 @@ class Option:
 
     shape: Shape
     pool: Pool  # with one replica
-    blocks: int  # KV blocks of the replica, as the simulator counts them
+    blocks: int  # KV blocks of the replica as the simulator counts them, or a few more (`Space.options`)
     router: str
 
     @property
@@ -143,35 +145,53 @@ class Space:
             return f"tensor parallelism beyond one {accelerator.name} node"
         return accepts(engine, accelerator, weight)
 
-    def options(self, shape: Shape) -> Iterator[Option]:
-        """Walk the candidates of one shape that fit in memory; those that do not are counted."""
-        routers = self._scenario.allow.routers
-        for index, (tokens, seqs, caching) in enumerate(self._swept):
-            if seqs > tokens:
-                self.refusals.add("max_num_batched_tokens below max_num_seqs", f"{tokens} and {seqs}", len(routers))
-                continue
-            try:
-                found = [self.option(shape, tokens, seqs, caching=caching, router=router) for router in routers]
-            except InfeasibleError as error:
-                # the sweep goes from the least memory to the most: what does not fit first never fits
-                left = len(self._swept) if index == 0 else 1
-                reason = "does not fit in memory" if error.binding == "hbm_bytes" else error.problem
-                self.refusals.add(reason, f"{shape}: {error.problem}", left * len(routers))
-                self.nearest_fit = self.nearest_fit or error.relaxation
-                if index == 0:
-                    return
-                continue
-            yield from found
+    def options(self, shape: Shape) -> list[Option]:
+        """Return the candidates of one shape that fit in memory; those that do not are counted."""
+        able = [one for one in self._swept if one[1] <= one[0]]
+        if len(able) < len(self._swept):
+            left = (len(self._swept) - len(able)) * len(self._scenario.allow.routers)
+            self.refusals.add("max_num_batched_tokens below max_num_seqs", f"{self._swept[0][:2]}", left)
+        if not able:
+            return []
+        # the sweep goes from the least memory to the most: what does not fit first never fits, what fits last always
+        if not self._fits(shape, able[0], len(able)):
+            return []
+        if len(able) > 1 and not self._fits(shape, able[-1], 0):
+            able = [one for one in able if self._fits(shape, one, 1)]
+        blocks: dict[int, int] = {}
+        return [self._known(shape, one, router, blocks) for one in able for router in self._scenario.allow.routers]
 
-    def option(
-        self, shape: Shape, max_num_batched_tokens: int, max_num_seqs: int, *, caching: bool, router: str
-    ) -> Option:
+    def _fits(self, shape: Shape, swept: Swept, candidates: int) -> bool:
+        """Return whether these settings fit; if not, so many candidates are counted as refused."""
+        try:
+            memory(self._pool(shape, *swept))
+        except InfeasibleError as error:
+            reason = "does not fit in memory" if error.binding == "hbm_bytes" else error.problem
+            if candidates:
+                example = f"{shape}: {error.problem}"
+                self.refusals.add(reason, example, candidates * len(self._scenario.allow.routers))
+            self.nearest_fit = self.nearest_fit or error.relaxation
+            return False
+        return True
+
+    def _known(self, shape: Shape, swept: Swept, router: str, blocks: dict[int, int]) -> Option:
+        """Return a candidate that fits; its blocks are those of the fewest seats, which never promises too little."""
+        pool = self._pool(shape, *swept)
+        if swept[0] not in blocks:
+            blocks[swept[0]] = memory(pool).sequence_blocks(self._context_tokens)
+        return Option(shape=shape, pool=pool, blocks=blocks[swept[0]], router=router)
+
+    def option(self, shape: Shape, swept: Swept, router: str) -> Option:
         """Return one candidate.
 
         Raises:
             InfeasibleError: it does not fit in memory, or the model cannot be spread that way.
         """
-        pool = Pool(
+        pool = self._pool(shape, *swept)
+        return Option(shape=shape, pool=pool, blocks=memory(pool).sequence_blocks(self._context_tokens), router=router)
+
+    def _pool(self, shape: Shape, max_num_batched_tokens: int, max_num_seqs: int, caching: bool) -> Pool:  # noqa: FBT001 - the engine's own switch
+        return Pool(
             name="main",
             model=shape.model,
             accelerator=shape.accelerator,
@@ -183,11 +203,17 @@ class Space:
             kv_dtype=shape.kv_dtype,
             replicas=1,
         )
-        blocks = memory(pool).sequence_blocks(self._context_tokens)
-        return Option(shape=shape, pool=pool, blocks=blocks, router=router)
 
     def _resolved(self, shape: Shape, tokens: int, seqs: int, *, caching: bool) -> EngineSettings:
-        key = (shape.engine.name, shape.engine.version, shape.accelerator.name, tokens, seqs, caching, shape.max_model_len)
+        key = (
+            shape.engine.name,
+            shape.engine.version,
+            shape.accelerator.name,
+            tokens,
+            seqs,
+            caching,
+            shape.max_model_len,
+        )
         if key not in self._settings:
             swept = {"max_num_batched_tokens": tokens, "max_num_seqs": seqs, "enable_prefix_caching": caching}
             fixed = {name: value for name, value in self._scenario.settings.items() if name != "max_model_len"}

@@ -12,12 +12,12 @@ from headway.planner.search import Found
 from headway.types import Cost
 
 if TYPE_CHECKING:
-    from headway.planner.search import Rated
     from headway.planner.study import Study
 
 _FACTORS = (3.0, 10.0)
 _RATIO = 1.06  # between the multiples tried: the breaking point is known to 6 %
 _MOST_FACTOR = 64.0
+_EXACT, _STRIDE_FRAC = 64, 0.05
 
 
 def breaking(study: Study, chosen: Found) -> Breaking:
@@ -43,31 +43,53 @@ def _step(factor: float) -> int:
     return round(math.log(factor) / math.log(_RATIO))
 
 
-def _misses(study: Study, chosen: Found, factor: float) -> tuple[str, ...]:
+def _misses(study: Study, chosen: Found, factor: float, *, coarse: bool = False) -> tuple[str, ...]:
     """Return the objectives the whole fleet misses at that multiple of the base rate, worst first."""
-    found = missed(study.fleets.run(chosen.option, chosen.fleet, factor), study.slo)
+    found = missed(study.fleets.run(chosen.option, chosen.fleet, factor, coarse=coarse), study.slo)
     return tuple(sorted(found, key=lambda name: -found[name]))
 
 
-def stress(study: Study, chosen: Found, cost: Cost) -> tuple[Stress, ...]:
-    """Return the chosen fleet under multiples of the base rate, and the fleet planned for each."""
-    return tuple(_stressed(study, chosen, cost, factor) for factor in _FACTORS)
+def stress(study: Study, chosen: Found, cost: Cost, holds_factor: float) -> tuple[Stress, ...]:
+    """Return the chosen fleet under multiples of the base rate, and the fleet planned for each.
+
+    Args:
+        study: the problem.
+        chosen: what was chosen.
+        cost: what it costs.
+        holds_factor: the multiple it holds, from `breaking`.
+    """
+    rows: list[Stress] = []
+    near, near_factor = chosen.replicas, 1.0
+    for factor in _FACTORS:
+        found = grown(study, chosen, near * factor / near_factor, factor)
+        worst = () if factor <= holds_factor else _misses(study, chosen, factor, coarse=True)
+        rows.append(
+            Stress(
+                factor=factor,
+                holds=not worst,
+                breaks=worst,
+                gpus=found.gpus if found else None,
+                cost=_cost(cost, found, factor) if found else None,
+            )
+        )
+        near, near_factor = (found.replicas, factor) if found else (near, near_factor)
+    return tuple(rows)
 
 
-def _stressed(study: Study, chosen: Found, cost: Cost, factor: float) -> Stress:
-    worst = _misses(study, chosen, factor)
-    found = grown(study, chosen.rated, chosen.replicas, factor)
-    return Stress(
-        factor=factor,
-        holds=not worst,
-        breaks=worst,
-        gpus=found.gpus if found else None,
-        cost=_cost(cost, found, factor) if found else None,
-    )
+def grown(study: Study, chosen: Found, guess: float, factor: float) -> Found | None:
+    """Return a fleet of the same replicas that meets the SLO when planned for a multiple of the base rate.
+
+    A fleet below `_EXACT` replicas is the smallest to 5 %: the step below was simulated and misses. Of a larger one the
+    first that holds is taken, from the guess upwards: large fleets need no more per request than small ones.
+    """
+    stride = max(1, int(guess * _STRIDE_FRAC)) if guess < _EXACT else math.ceil(guess)
+    at = study.policy.design_factor * factor
+    count = study.fleets.fewest(chosen.option, chosen.rated.least, factor=at, guess=guess, stride=stride)
+    return Found(rated=chosen.rated, replicas=count) if count else None
 
 
 def _cost(now: Cost, found: Found, factor: float) -> Cost:
-    """Return the grown fleet's cost: per token and request over as many times the traffic."""
+    """Return the grown fleet's cost: per token and request over as many times the traffic, idle in the same share."""
     each = found.gpus / now.gpus
     shared = {name: getattr(now, name) * each / factor for name in Cost.__dataclass_fields__ if "_per_m_" in name}
     return replace(
@@ -76,18 +98,6 @@ def _cost(now: Cost, found: Found, factor: float) -> Cost:
         usd_per_hour=now.usd_per_hour * each,
         usd_per_request=now.usd_per_request * each / factor,
         usd_per_good_request=now.usd_per_good_request * each / factor,
-        idle_gpu_hours_per_hour=found.gpus - (now.gpus - now.idle_gpu_hours_per_hour) * factor,
+        idle_gpu_hours_per_hour=now.idle_gpu_hours_per_hour * each,
         **shared,
     )
-
-
-def grown(study: Study, rated: Rated, replicas: int, factor: float) -> Found | None:
-    """Return the fleet of the same replicas planned for a multiple of the base rate.
-
-    Fleets of many replicas are found to 2 %: the next smaller step of that size was simulated and misses.
-    """
-    at = study.policy.design_factor * factor
-    guess = replicas * factor
-    stride = max(1, int(guess // 50))
-    count = study.fleets.fewest(rated.option, 1, factor=at, guess=guess, stride=stride)
-    return Found(rated=rated, replicas=count) if count else None

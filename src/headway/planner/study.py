@@ -58,7 +58,7 @@ class Study:
         """Return every option that no bound refuses; the others are counted in `space.refusals`."""
         groups = []
         for shape in self.space.shapes():
-            options = self._distinct(list(self.space.options(shape)))
+            options = self._distinct(self.space.options(shape))
             if options and self._serves(options):
                 floors = Floors(options)
                 able = [option for option in options if self._able(floors, option)]
@@ -127,22 +127,34 @@ class Study:
 
     def candidate(self, found: Found, slo: Slo | None = None) -> Candidate:
         """Return what was found with its outcomes and its cost, latencies with their error bands."""
-        option, fleets = found.option, self.fleets
-        outcome = fleets.run(option, found.replicas, detail=True)
-        everyday = fleets.run(option, found.fleet, 1.0, detail=True)
+        everyday = self.fleets.run(found.option, found.fleet, 1.0, detail=True)
+        busy_frac = self.fleets.busy_frac(found.option, found.fleet, 1.0)
+        outcome = self.fleets.run(found.option, found.replicas, detail=True)
+        candidate = self._priced(found, outcome, everyday, slo or self.slo, busy_frac)
+        return replace(candidate, everyday=with_bands(everyday, found.option.pool))
+
+    def sketch(self, found: Found, slo: Slo | None = None) -> Candidate:
+        """Return the same without its everyday outcome; the base rate's is taken as the design rate's, scaled."""
+        outcome = self.fleets.run(found.option, found.replicas)
+        rates = ("requests_per_s", "input_tokens_per_s", "output_tokens_per_s", "goodput_per_s")
+        scaled = {name: getattr(outcome, name) / self.policy.design_factor for name in rates}
+        return self._priced(found, outcome, replace(outcome, **scaled), slo or self.slo, math.nan)
+
+    def _priced(self, found: Found, outcome: Outcome, everyday: Outcome, slo: Slo, busy_frac: float) -> Candidate:
+        option = found.option
         deployment = self.deployment(option, found.fleet)
+        cost = price(
+            deployment,
+            option.shape.price,
+            everyday=everyday,
+            input_share_frac=self._input_share(option, everyday, found.fleet),
+            busy_frac=busy_frac,
+        )
         return Candidate(
             deployment=deployment,
             outcome=with_bands(outcome, option.pool),
-            cost=price(
-                deployment,
-                option.shape.price,
-                everyday=everyday,
-                input_share_frac=self._input_share(option, everyday, found.fleet),
-                busy_frac=fleets.busy_frac(option, found.fleet, 1.0),
-            ),
-            binds=binding(outcome, slo or self.slo),
-            everyday=with_bands(everyday, option.pool),
+            cost=cost,
+            binds=binding(outcome, slo),
             spare_replicas=found.rated.spares,
         )
 

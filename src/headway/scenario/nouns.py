@@ -89,7 +89,8 @@ class Scenario:
     @property
     def rate_per_s(self) -> float:
         """The base rate: requests per second of the traffic as given."""
-        return self.workload.rate_per_s
+        rate_per_s: float = self.workload.rate_per_s
+        return rate_per_s
 
     def with_workload(self, workload: WorkloadSpec) -> Scenario:
         """Return the same scenario under other traffic."""
