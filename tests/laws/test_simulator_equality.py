@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ORACLE = Path(__file__).parents[1] / "oracle"
 sys.path.insert(0, str(ORACLE))  # tests are no package
@@ -15,7 +19,7 @@ sys.path.insert(0, str(ORACLE))  # tests are no package
 from cases import STRATA, difference, make_case  # noqa: E402 - found through the line above
 
 
-def differing(stratum, seeds):
+def differing(stratum: str, seeds: Iterable[int]) -> tuple[str | None, int, int, int]:
     """Return the first differing case of a stratum, and what its cases went through."""
     preemptions = hits = jumps = 0
     for seed in seeds:
@@ -29,7 +33,7 @@ def differing(stratum, seeds):
 
 
 @pytest.mark.parametrize("stratum", STRATA)
-def test_core_equals_oracle(stratum):
+def test_core_equals_oracle(stratum: str) -> None:
     found, preemptions, hits, jumps = differing(stratum, range(40))
     assert found is None
     assert jumps > 0
@@ -38,7 +42,7 @@ def test_core_equals_oracle(stratum):
 
 
 @pytest.mark.nightly
-def test_core_equals_oracle_in_ten_thousand_cases(capsys):
+def test_core_equals_oracle_in_ten_thousand_cases(capsys: pytest.CaptureFixture[str]) -> None:
     per_stratum = 10_000 // len(STRATA) + 1
     for stratum in STRATA:
         found, preemptions, hits, jumps = differing(stratum, range(100_000, 100_000 + per_stratum))
@@ -49,7 +53,7 @@ def test_core_equals_oracle_in_ten_thousand_cases(capsys):
         print(f"{per_stratum * len(STRATA)} cases equal")  # noqa: T201
 
 
-def test_interpreted_core_equals_oracle():
+def test_interpreted_core_equals_oracle() -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(ORACLE)!r})\n"
         "from cases import STRATA, difference, make_case\n"

@@ -9,9 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))  # tests are no package
 
-import goldens  # noqa: E402 - found through the line above
+import goldens
 
-from headway.simulator import simulate  # noqa: E402
+from headway.simulator import simulate
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "goldens"
 NAMES = [
@@ -41,14 +41,14 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def folder():
+def folder() -> Path:
     if not FOLDER.is_dir():
         pytest.skip("needs ../shared/goldens")
     return FOLDER
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_schedule_is_repeated_exactly(folder, name):
+def test_schedule_is_repeated_exactly(folder: Path, name: str) -> None:
     meta, rows, results = goldens.read_golden(folder / f"{name}.jsonl.gz")
     simulation = simulate(goldens.as_requests(meta, rows), goldens.as_replica(meta))
     for column, values in goldens.expected(rows, results).items():
@@ -59,7 +59,7 @@ def test_schedule_is_repeated_exactly(folder, name):
     assert counters.preemptions == totals["preemptions"]
 
 
-def test_every_recording_within_the_subset_is_tested(folder):
+def test_every_recording_within_the_subset_is_tested(folder: Path) -> None:
     inside = []
     for path in sorted(folder.glob("*.jsonl.gz")):
         meta, rows, _ = goldens.read_golden(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import naive as oracle
 import numpy as np
@@ -10,6 +11,11 @@ import numpy as np
 from headway.simulator import simulate
 from headway.simulator.routers import ROUTERS, choices
 from headway.types import EngineSettings, PrefixRuns, Replica, Requests, StepTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headway.simulator import Gaps, Simulation
 
 #: stratum -> what is unusual about it
 STRATA = {
@@ -29,7 +35,7 @@ STRATA = {
 }
 
 
-def lengths(rng, number, mean, edges, max_model_len):
+def lengths(rng: np.random.Generator, number: int, mean: int, edges: bool, max_model_len: int) -> np.ndarray:
     kinds = rng.integers(3)
     if kinds == 0:
         column = rng.integers(1, 2 * mean + 1, number)
@@ -43,7 +49,9 @@ def lengths(rng, number, mean, edges, max_model_len):
     return column.astype(np.int64)
 
 
-def make_prefix(rng, number, block_tokens, isl, osl, few_contents):
+def make_prefix(
+    rng: np.random.Generator, number: int, block_tokens: int, isl: np.ndarray, osl: np.ndarray, few_contents: bool
+) -> PrefixRuns:
     """Ids of a random tree of contents: requests walk it from the root and branch off at random."""
     children: dict[int, list[int]] = {-1: []}
     next_id = int(rng.integers(0, 5))
@@ -71,7 +79,7 @@ def make_prefix(rng, number, block_tokens, isl, osl, few_contents):
     return PrefixRuns(block_tokens=block_tokens, **dict(zip(names, columns, strict=True)))
 
 
-def make_table(rng, seqs, budget, window):
+def make_table(rng: np.random.Generator, seqs: int, budget: int, window: bool) -> StepTable:
     return StepTable(
         decode_ps=np.cumsum(rng.integers(1, 2000, seqs + 1)) + rng.integers(1, 200_000),
         mixed_ps=np.cumsum(rng.integers(0, 3000, budget + 1)) + rng.integers(1, 200_000),
@@ -85,21 +93,21 @@ def make_table(rng, seqs, budget, window):
 
 
 def make_case(
-    seed,
+    seed: int,
     *,
-    load,
-    blocks=(4.0, 20.0),
-    long_outputs=False,
-    shared=0.0,
-    few_contents=False,
-    tiny_budget=False,
-    chunking=True,
-    fleet=False,
-    window=False,
-    edges=False,
-    grid=False,
-    cut=False,
-):
+    load: float,
+    blocks: tuple[float, float] = (4.0, 20.0),
+    long_outputs: bool = False,
+    shared: float = 0.0,
+    few_contents: bool = False,
+    tiny_budget: bool = False,
+    chunking: bool = True,
+    fleet: dict[str, Any] = False,
+    window: bool = False,
+    edges: bool = False,
+    grid: bool = False,
+    cut: bool = False,
+) -> tuple[Requests, Replica, dict[str, Any]]:
     """Return requests, replica and the keywords of `simulate`."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(1, 60))
@@ -142,16 +150,20 @@ def make_case(
         if (name != "session-affinity" or session is not None) and (name != "prefix-affinity" or prefix is not None)
     ]
     until_s = float(rng.uniform(0, 1.2) * arrive_s[-1]) if cut else None
-    return requests, replica, {
-        "replicas": replicas,
-        "router": str(rng.choice(allowed)),
-        "seed": int(rng.integers(1000)),
-        "record_series": int(rng.integers(0, 8)),
-        "until_s": until_s,
-    }
+    return (
+        requests,
+        replica,
+        {
+            "replicas": replicas,
+            "router": str(rng.choice(allowed)),
+            "seed": int(rng.integers(1000)),
+            "record_series": int(rng.integers(0, 8)),
+            "until_s": until_s,
+        },
+    )
 
 
-def difference(requests, replica, keywords):
+def difference(requests: Requests, replica: Replica, keywords: dict[str, Any]) -> tuple[Any, Simulation]:
     """Run both; return a description of the first thing that differs, None where all is equal, and the preemptions."""
     mine = simulate(requests, replica, **keywords)
     choice = choices(requests, keywords["replicas"], keywords["router"], keywords["seed"])
@@ -168,7 +180,7 @@ def difference(requests, replica, keywords):
     return next(_differences(mine, theirs), None), mine
 
 
-def _differences(mine, theirs):
+def _differences(mine: Simulation, theirs: oracle.NaiveResult) -> Iterator[tuple[Any, ...]]:
     rows = theirs.rows
     columns = {
         "first_ps": [row.first_ps for row in rows],
@@ -201,7 +213,7 @@ def _differences(mine, theirs):
             yield "series", samples, theirs.samples
 
 
-def expand(gaps):
+def expand(gaps: Gaps) -> Counter[int]:
     """All gaps one by one."""
     counted = Counter()
     for part in gaps.parts:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headway.types import EngineSettings, PrefixRuns, Replica, Requests, StepTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: what a recording must say to lie within the simulator's subset
 SUBSET = {
@@ -26,7 +30,7 @@ SUBSET = {
 }
 
 
-def read_golden(path):
+def read_golden(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
     """Return meta, requests in order of arrival, and results by id."""
     with gzip.open(path, "rt") as lines:
         records = [json.loads(line) for line in lines]
@@ -36,7 +40,7 @@ def read_golden(path):
     return meta, rows, results
 
 
-def why_outside(meta, rows):
+def why_outside(meta: dict[str, Any], rows: list[dict[str, Any]]) -> str | None:
     """Say what the simulator does not cover in a recording, None where it covers all."""
     for name, value in SUBSET.items():
         if meta["effective"][name] != value:
@@ -49,7 +53,7 @@ def why_outside(meta, rows):
     return None
 
 
-def as_replica(meta):
+def as_replica(meta: dict[str, Any]) -> Replica:
     effective, cost = meta["effective"], meta["cost_ns"]
     names = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size")
     settings = EngineSettings(
@@ -72,7 +76,7 @@ def as_replica(meta):
     return Replica(settings=settings, step=step, num_gpu_blocks=effective["num_gpu_blocks"] - 1)
 
 
-def as_requests(meta, rows):
+def as_requests(meta: dict[str, Any], rows: list[dict[str, Any]]) -> Requests:
     return Requests(
         arrive_s=np.array([row["arr"] for row in rows]) * 1e-9,
         isl_tokens=np.array([row["plen"] for row in rows], np.int64),
@@ -81,7 +85,7 @@ def as_requests(meta, rows):
     )
 
 
-def number_blocks(rows, block_size):
+def number_blocks(rows: list[dict[str, Any]], block_size: int) -> PrefixRuns:
     """Give each distinct block (its tokens and everything before it) an id, consecutive along a prompt."""
     numbers: dict[object, int] = {}
     offsets, first, counts = [0], [], []
@@ -102,7 +106,7 @@ def number_blocks(rows, block_size):
     return PrefixRuns(block_tokens=block_size, **{name: np.array(c, np.int64) for name, c in columns.items()})
 
 
-def expected(rows, results):
+def expected(rows: list[dict[str, Any]], results: dict[str, Any]) -> dict[str, list[int]]:
     """The columns a simulation must show: first and last token in ps, cached tokens, preemptions."""
     found = [results[row["id"]] for row in rows]
     return {

@@ -1,4 +1,4 @@
-"""vLLM's synchronous V1 scheduler, one iteration at a time, with lists and dictionaries: the oracle of the equality laws.
+"""vLLM's synchronous V1 scheduler, one iteration at a time, with lists and dictionaries: an oracle.
 
 Written from the rules alone and for reading, not for speed. It shares no code with headway.simulator but the nouns of
 its interface: requests as rows, a step table, and what is to be found out about each request.
@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headway.types import EngineSettings, PrefixRuns, Replica, Requests, StepTable
 
 
 @dataclass(eq=False)
@@ -108,9 +112,9 @@ def ceil_div(a: int, b: int) -> int:
 
 
 class NaiveEngine:
-    """One replica: `deliver` requests; `end_ps` says when the batch under way ends; `process` it; `schedule` the next."""
+    """One replica: `end_ps` says when the batch under way ends; `process` it, then `schedule` the next."""
 
-    def __init__(self, settings, step, num_gpu_blocks: int) -> None:
+    def __init__(self, settings: EngineSettings, step: StepTable, num_gpu_blocks: int) -> None:
         self.settings, self.step = settings, step
         self.pool = BlockPool(num_gpu_blocks, settings.block_size, settings.enable_prefix_caching)
         self.running: list[Row] = []
@@ -276,7 +280,7 @@ class NaiveResult:
         return sum((engine.gaps for engine in self.engines), Counter())
 
 
-def expand_ids(prefix, number: int, block_size: int) -> list[int]:
+def expand_ids(prefix: PrefixRuns, number: int, block_size: int) -> list[int]:
     """The keys of a request's blocks, in blocks of the engine, one by one."""
     lo, hi = int(prefix.offsets[number]), int(prefix.offsets[number + 1])
     ids = [int(prefix.first_ids[j]) + i for j in range(lo, hi) for i in range(int(prefix.counts[j]))]
@@ -297,7 +301,7 @@ def runs_of(keys: list[int], stride: int) -> list[tuple[int, int]]:
     return [(first, blocks) for first, blocks in runs]
 
 
-def make_rows(requests, replica) -> list[Row]:
+def make_rows(requests: Requests, replica: Replica) -> list[Row]:
     settings, rows = replica.settings, []
     for number in range(len(requests.arrive_s)):
         isl = int(requests.isl_tokens[number])
@@ -309,7 +313,16 @@ def make_rows(requests, replica) -> list[Row]:
     return rows
 
 
-def naive(requests, replica, *, replicas=1, router="least-outstanding", choice=None, windows=None, until_ps=None):
+def naive(
+    requests: Requests,
+    replica: Replica,
+    *,
+    replicas: int = 1,
+    router: str = "least-outstanding",
+    choice: list[int] | None = None,
+    windows: tuple[int, int] | None = None,
+    until_ps: int | None = None,
+) -> NaiveResult:
     """Simulate; `choice` is given for the routers that look at no load; `windows` = (window_ps, how many)."""
     settings = replica.settings
     rows = make_rows(requests, replica)

@@ -3,9 +3,9 @@
     simulation = simulate(requests, replica, replicas=8, router="least-outstanding")
 
 The engine is vLLM's V1 scheduler with the synchronous schedule: running requests first (one token per decode, a chunk
-of the prompt under way), then the waiting line under a token budget, a seat limit and a full-prompt block gate; paged
-KV in blocks; preemption by recomputation; prefix caching with least-recently-used eviction. Time is integer picoseconds,
-and each replica jumps from event to event: decodes that nobody joins or leaves are one closed form.
+of the prompt under way), then the waiting line under a token budget, a seat limit and a full-prompt block gate;
+paged KV in blocks; preemption by recomputation; prefix caching with least-recently-used eviction. Time is integer
+picoseconds, and each replica jumps from event to event: decodes that nobody joins or leaves are one closed form.
 
     run         the one verb, `simulate`
     simulation  what it returns: columns per request, gaps, counters, series

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
 # mypy: disable-error-code="untyped-decorator"
+# ruff: noqa: FBT003 - C functions take no keywords
 """The hot loop: replicas of vLLM's synchronous V1 scheduler, jumped from event to event.
 
 Every decode advances one token per iteration, so the context of a decode is `iteration + offset`, and the iteration
@@ -45,14 +46,19 @@ _FINISHED = cython.declare(cython.schar, FINISHED)
 _FAILED = cython.declare(cython.schar, FAILED)
 
 
+def _view(array: Any) -> memoryview:
+    """Make an array's items plain integers where the core runs interpreted."""
+    return memoryview(array)
+
+
 def _ints(count: int, fill: int = 0, dtype: Any = np.int32) -> memoryview:
-    return memoryview(np.full(count, fill, dtype))
+    return _view(np.full(count, fill, dtype))
 
 
 def _grown(old: Any, fill: int = 0) -> memoryview:
     """Twice as long, the old part kept."""
     array = np.asarray(old)
-    return memoryview(np.concatenate([array, np.full(len(array), fill, array.dtype)]))
+    return _view(np.concatenate([array, np.full(len(array), fill, array.dtype)]))
 
 
 @cython.cfunc
@@ -63,10 +69,10 @@ def least_steps(a: cython.longlong, d: cython.longlong, wait: cython.longlong) -
     k: cython.longlong
     if d == 0:
         k = (wait + a - 1) // a
-        return k if k > 1 else 1
+        return max(k, 1)
     b: cython.double = a - 0.5 * d
     k = cython.cast(cython.longlong, 2.0 * wait / (b + sqrt(b * b + 2.0 * d * wait)))
-    k = k if k > 1 else 1
+    k = max(k, 1)
     while k > 1 and (k - 1) * a + d * ((k - 1) * (k - 2) // 2) >= wait:
         k -= 1
     while k * a + d * (k * (k - 1) // 2) < wait:
@@ -79,7 +85,7 @@ def least_steps(a: cython.longlong, d: cython.longlong, wait: cython.longlong) -
 class Gaps:
     """Inter-token gaps: `weight` sequences each saw the gaps a, a + d, …, a + (k−1)·d. Kept in full parts."""
 
-    parts: list
+    parts: list[Any]
     a: cython.longlong[::1]
     d: cython.longlong[::1]
     k: cython.int[::1]
@@ -99,12 +105,13 @@ class Gaps:
             np.empty(size, np.int32),
         )
         self.parts.append(arrays)
-        self.a, self.d, self.k, self.weight = (memoryview(array) for array in arrays)
+        self.a, self.d, self.k, self.weight = (_view(array) for array in arrays)
         self.used, self.size = 0, size
 
     @cython.cfunc
     @cython.exceptval(-1)
     def add(self, a: cython.longlong, d: cython.longlong, k: cython.longlong, weight: cython.int) -> cython.int:
+        """Note a progression."""
         i: cython.longlong = self.used
         if i == self.size:
             self._open(min(2 * self.size, 1 << 17))
@@ -116,7 +123,7 @@ class Gaps:
         self.used = i + 1
         return 0
 
-    @cython.wraparound(True)  # noqa: FBT003 - a compiler directive
+    @cython.wraparound(True)
     def columns(self) -> list[tuple[Any, ...]]:
         """Return the parts, each (a, d, k, weight) as arrays."""
         last = tuple(array[: self.used] for array in self.parts[-1])
@@ -143,6 +150,7 @@ class Agenda:
     @cython.cfunc
     @cython.exceptval(check=False)
     def push(self, slot: cython.int, iteration: cython.longlong) -> cython.int:
+        """Note that a slot is due at an iteration; what it was due at before is struck."""
         self.due[slot] = iteration
         if self.size == self.heap.shape[0]:
             self._drop_stale()
@@ -167,6 +175,7 @@ class Agenda:
     @cython.cfunc
     @cython.exceptval(check=False)
     def pop(self) -> cython.int:
+        """Drop the first entry."""
         self.size -= 1
         size: cython.int = self.size
         entry: cython.longlong = self.heap[size]
@@ -289,7 +298,7 @@ class Blocks:
         self.first_key = self.count = self.offset = _ints(1, 0, np.int64)
         if ids:
             self.stride = ids[0]
-            self.offset, self.first_key, self.count = (memoryview(column) for column in ids[1:])
+            self.offset, self.first_key, self.count = (_view(column) for column in ids[1:])
         self.hit = self.idle = 0
 
     # --- storage of extents and cells
@@ -489,26 +498,23 @@ class Blocks:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def match(self, request: cython.longlong, slot: cython.int, limit: cython.longlong, take: cython.bint) -> cython.int:
+    def match(
+        self, request: cython.longlong, slot: cython.int, limit: cython.longlong, take: cython.bint
+    ) -> cython.int:
         """Find the longest cached prefix of at most `limit` blocks: sets `hit` and `idle`; `take` also holds it.
 
         `slot` is that of a preempted request, or the one to hold the prefix; −1 while a new request only asks.
         """
         hit: cython.longlong = 0
         idle: cython.longlong = 0
-        run: cython.longlong = 0
-        end: cython.longlong = 0
+        run: cython.longlong = self.offset[request] if self.stride > 0 else 0
+        end: cython.longlong = self.offset[request + 1] if self.stride > 0 else 0
         into: cython.longlong = 0
-        if self.stride > 0:
-            run = self.offset[request]
-            end = self.offset[request + 1]
         while run < end and hit < limit:
             extent: cython.int = self._find(self.first_key[run] + into * self.stride)
             if extent < 0:
                 break
-            reach: cython.longlong = min(self.count[run] - into, limit - hit)
-            if reach > self.length[extent]:
-                reach = self.length[extent]
+            reach: cython.longlong = min(self.count[run] - into, limit - hit, self.length[extent])
             if self.refs[extent] == 0:
                 idle += reach
             if take:
@@ -652,7 +658,7 @@ class Columns:
     behind: cython.int[::1]  # the next request in the same waiting line, −1: the last
 
     def __init__(self, *columns: Any) -> None:
-        views = [memoryview(column) for column in columns]
+        views = [_view(column) for column in columns]
         self.arrive, self.isl, self.outputs = views[:3]
         self.first, self.last, self.state, self.cached, self.preempted, self.behind = views[3:]
 
@@ -741,7 +747,7 @@ class Engine:
         self.max_num_seqs, self.block_size = slots, settings.block_size
         self.max_num_batched_tokens = settings.max_num_batched_tokens
         self.chunked, self.reserve = settings.enable_chunked_prefill, settings.scheduler_reserve_full_isl
-        self.decode, self.mixed = memoryview(table.decode_ps), memoryview(table.mixed_ps)
+        self.decode, self.mixed = _view(table.decode_ps), _view(table.mixed_ps)
         self.context_ps, self.pair_ps = table.context_ps_per_token, table.prefill_ps_per_pair
         self.sequence_ps, self.prefill_context_ps = table.sequence_ps, table.prefill_context_ps_per_token
         self.window_ps, self.window = table.window_ps_per_token, table.window_tokens
@@ -1264,7 +1270,7 @@ class Fleet:
     if it is long enough and loads are not too unequal (see `simulate`).
     """
 
-    engines: list
+    engines: list[Any]
     replicas: cython.int
     columns: Columns
     # a tournament over the ends of the pending legs: node i is won by the sooner of nodes 2i and 2i+1
@@ -1291,7 +1297,7 @@ class Fleet:
         self.winner = _ints(2 * self.leaves)
         self.ends = _ints(self.leaves, NEVER, np.int64)
         self.load = _ints(len(engines))
-        self.window_ps, self.series, self.sampled = window_ps, memoryview(series), 0
+        self.window_ps, self.series, self.sampled = window_ps, _view(series), 0
         for leaf in range(self.leaves):
             self.winner[self.leaves + leaf] = leaf
         for node in range(self.leaves - 1, 0, -1):
@@ -1300,12 +1306,12 @@ class Fleet:
         self.by_prefix = labels is not None
         if labels is not None:
             self.tokens_per_block = engines[0].block_size
-            self.offset, self.count, self.label = memoryview(runs[1]), memoryview(runs[3]), memoryview(labels)
+            self.offset, self.count, self.label = _view(runs[1]), _view(runs[3]), _view(labels)
             self.sent_to, self.sent = _ints(len(labels), -1), _ints(len(labels), 0, np.int64)
 
     def run(self, replica: Any, until: int, balance: bool) -> None:  # noqa: FBT001 - called once
         """Let everything happen up to `until`; `replica` holds the choices, filled in here where loads matter."""
-        self._arrivals(memoryview(replica), until, balance)
+        self._arrivals(_view(replica), until, balance)
         index: cython.int
         for index in range(self.replicas):
             engine: Engine = self.engines[index]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -45,7 +47,7 @@ class GapPart(NamedTuple):
 
     def where(self, kept: NDArray[np.bool_]) -> GapPart:
         """Return the segments kept."""
-        return GapPart(*(column[kept] for column in self))
+        return GapPart(self.a_ps[kept], self.d_ps[kept], self.k[kept], self.weight[kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,8 @@ class Gaps:
 
 
 def _rank(frac: float, samples: int) -> int:
-    """Return the rank of a quantile, counted from one: ⌈frac · samples⌉ with the fraction taken at its exact value."""
-    top, bottom = float(frac).as_integer_ratio()
-    return max(1, min(samples, -(-top * samples // bottom)))
+    """Return the rank of a quantile, counted from one: ⌈frac · samples⌉, the fraction as printed (0.2 is 1/5)."""
+    return max(1, min(samples, math.ceil(Fraction(str(frac)) * samples)))
 
 
 def _bisect(parts: Sequence[GapPart], rank: int, low: int, high: int) -> int:

@@ -32,7 +32,9 @@ def choices(requests: Requests, replicas: int, router: str, seed: int) -> NDArra
         InputError: no such router, or session-affinity without `session_id`.
     """
     if router not in ROUTERS:
-        raise InputError(f"there is no router {router!r}", file="simulate", place="router", hint=nearest(router, ROUTERS))
+        raise InputError(
+            f"there is no router {router!r}", file="simulate", place="router", hint=nearest(router, ROUTERS)
+        )
     numbers = np.arange(len(requests), dtype=np.int64)
     if router == "session-affinity":
         if requests.session_id is None:

@@ -57,6 +57,8 @@ def simulate(
     check_range(requests, replica)
     if replicas < 1:
         raise InputError("expected at least 1", file="simulate", place="replicas")
+    if record_series < 0:
+        raise InputError("expected a number of windows ≥ 0", file="simulate", place="record_series")
     until_ps = _until_ps(until_s)
     choice = choices(requests, replicas, router, seed)
     runs = engine_runs(requests.prefix, replica.settings.block_size) if requests.prefix is not None else None

@@ -20,7 +20,9 @@ _PS_PER_S = 1e12
 
 def seconds(times_ps: IntColumn) -> FloatColumn:
     """Turn picoseconds into seconds; −1 (never) becomes NaN."""
-    return np.where(times_ps < 0, np.nan, times_ps / _PS_PER_S)
+    times_s = times_ps.astype(np.float64) / _PS_PER_S
+    times_s[times_ps < 0] = np.nan
+    return times_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
