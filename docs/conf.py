@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import headway
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "headway"
 author = "the headway authors"
@@ -10,6 +15,7 @@ copyright = "the headway authors, Apache-2.0"  # noqa: A001 - Sphinx reads this 
 release = version = headway.__version__
 
 extensions = [
+    "headway_tables",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
