@@ -185,7 +185,6 @@ PLAN = Plan(
         Step(name="burst factor", figure=7.8, unit="GPUs", how="× 2.5"),
         Step(name="headroom", figure=11.1, unit="GPUs", how="÷ (1 − 30 %)"),
         Step(name="bottleneck", figure=12, unit="GPUs", how="whole replicas of TP4, hbm_bytes binds"),
-        Step(name="simulated", figure=12, unit="GPUs", how="fewest that meet every objective", belief="simulated"),
     ),
     levers=(
         Lever(name="fp8 KV", gpus=-4, usd_per_hour=-27.52, tail={"tpot p95": (0.0282, 0.0262)}, candidate=OTHERS[1]),
@@ -199,9 +198,7 @@ PLAN = Plan(
         Stress(factor=3.0, holds=False, breaks=("ttft p99", "ttft p95"), gpus=28, cost=cost(28, 6.88, "h100-sxm")),
         Stress(factor=10.0, holds=False, breaks=("ttft p99",), gpus=None, cost=None),
     ),
-    assumptions=tuple(
-        Assumption(name=f"allow.{key}", value="1", source="default: as most do") for key in "abcdefgh"
-    ),
+    assumptions=tuple(Assumption(name=f"allow.{key}", value="1", source="default: as most do") for key in "abcdefgh"),
     search=SearchFigures(
         enumerated=1536,
         refused=(Refusal(reason="does not fit in memory", candidates=700, example="l40s TP1 bf16"),),

@@ -34,11 +34,6 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = _run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # whoever read stdout has left; the interpreter's own flush at exit must find an open stream
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:  # no traceback reaches a user who did not ask for one
@@ -52,12 +47,20 @@ def _run(args: Sequence[str] | None) -> int:
     import click
 
     from headway.cli.app import app
+    from headway.cli.common import ReaderGoneError
     from headway.errors import HeadwayError
 
     try:
         code = app.main(args=args, prog_name="headway", standalone_mode=False)
+    except ReaderGoneError:
+        # the interpreter's own flush at exit must find an open stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except click.Abort:
         return _fail("interrupted", INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         return _fail(_usage(error), error.exit_code)
     except HeadwayError as error:

@@ -8,7 +8,7 @@ import click
 
 from headway import units
 from headway.cli.common import catalog_option, examples, json_option, show
-from headway.pictures.page import Lines, Page, Table
+from headway.pictures.page import ABSENT, Lines, Page, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def _number(sources: dict[str, int], fact: Fact) -> int:
 def _flops(name: str) -> Callable[[Any], str]:
     def cell(accelerator: Any) -> str:
         peak = accelerator.peak_flops_per_s.get(name)
-        return f"{peak / 1e12:,.0f}" if peak else "–"
+        return f"{peak / 1e12:,.0f}" if peak else ABSENT
 
     return cell
 
@@ -102,7 +102,7 @@ def _accelerator_cells() -> tuple[tuple[str, ...], str, tuple[Callable[[Any], st
         *(_flops(name) for name in ("bf16", "fp8", "fp4")),
         lambda a: str(a.scale_up_gpus),
         lambda a: f"{a.scale_up_bytes_per_s / 1e9:,.0f}",
-        lambda a: f"{a.board_power_w:,.0f}" if a.board_power_w else "–",
+        lambda a: f"{a.board_power_w:,.0f}" if a.board_power_w else ABSENT,
     )
     return columns, "llrrrrrrrr", cells
 
@@ -118,7 +118,7 @@ def _attention(model: Any) -> str:
 
 
 def _experts(model: Any) -> str:
-    return f"{model.num_experts_per_tok} of {model.num_experts}" if model.is_moe else "–"
+    return f"{model.num_experts_per_tok} of {model.num_experts}" if model.is_moe else ABSENT
 
 
 def _model_cells() -> tuple[tuple[str, ...], str, tuple[Callable[[Any], str], ...]]:
@@ -146,8 +146,8 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], str, tuple[Callable[[Any], str], ...]
             lambda e: e.name,
             lambda e: e.version,
             lambda e: ", ".join(e.vendors),
-            lambda e: f"{e.gpu_memory_utilization:g}",
-            lambda e: str(e.block_size),
+            lambda e: ABSENT if e.gpu_memory_utilization is None else f"{e.gpu_memory_utilization:g}",
+            lambda e: ABSENT if e.block_size is None else str(e.block_size),
             lambda e: "yes" if e.simulated else "no",
         ),
     ),
@@ -158,7 +158,7 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], str, tuple[Callable[[Any], str], ...]
             lambda link: link.name,
             lambda link: link.title,
             lambda link: f"{link.bytes_per_s / 1e9:,.4g}",
-            lambda link: units.show_s(link.latency_s) if link.latency_s is not None else "–",
+            lambda link: units.show_s(link.latency_s) if link.latency_s is not None else ABSENT,
         ),
     ),
     "prices": (

@@ -91,16 +91,33 @@ def examples(*lines: str) -> str:
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
 
 
+class ReaderGoneError(Exception):
+    """Whoever read stdout has left. An exception of its own: click takes a broken pipe for success."""
+
+
+def emit(text: str) -> None:
+    """Write a result on stdout, all of it.
+
+    Raises:
+        ReaderGoneError: nobody reads it any more.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError from None
+
+
 def show(verb: str, result: T, page: Callable[[T], Page], *, as_json: bool) -> None:
     """Print a verb's result on stdout: as a page, or as its JSON document."""
     if as_json:
         from headway.api.documents import dumps
 
-        sys.stdout.write(dumps(verb, result))
+        emit(dumps(verb, result))
     else:
-        from headway.cli.terminal import show as show_page
+        from headway.cli.terminal import rendered
 
-        show_page(page(result))
+        emit(rendered(page(result)))
 
 
 def write_out(directory: str | None, files: Callable[[], Mapping[str, bytes]]) -> None:

@@ -9,7 +9,7 @@ import click
 from headway import units
 from headway.cli.common import catalog_option, choice_from, choice_options, examples, json_option, show
 from headway.errors import InputError
-from headway.pictures.page import Lines, Page, Table, seconds
+from headway.pictures.page import ABSENT, Lines, Page, Table, seconds
 
 if TYPE_CHECKING:
     from headway.api.steps import Estimate
@@ -40,7 +40,10 @@ def command(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Estimate one engine step: where its time goes, operator by operator, and where the memory goes."""
+    """Estimate one engine step: where time and memory go.
+
+    Model, accelerator and settings are those of the options, or the scenario's where it allows one only.
+    """
     from headway.api import estimate
 
     found = estimate(
@@ -78,8 +81,8 @@ def _operators(found: Estimate) -> Table:
         (
             op.name,
             f"{op.count:,.0f}",
-            units.show_count(float(op.flops), "FLOP") if op.flops else "–",
-            units.show_bytes(float(op.moved_bytes)) if op.moved_bytes else "–",
+            units.show_count(float(op.flops), "FLOP") if op.flops else ABSENT,
+            units.show_bytes(float(op.moved_bytes)) if op.moved_bytes else ABSENT,
             seconds(float(op.time_s)),
             units.show_frac(float(op.time_s) / step.total_s),
             _bound(op),

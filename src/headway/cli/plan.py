@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 @out_option
 @json_option
 def command(scenario: str, trace: str | None, rate_per_s: float | None, out: str | None, *, as_json: bool) -> None:
-    """Say what to deploy: the cheapest fleet that meets the objectives, what it costs, and what that rests on."""
+    """Say what to deploy for a scenario.
+
+    The answer is the cheapest fleet that meets every objective, with what it costs, what binds, what would change it,
+    and everything it rests on.
+    """
     from headway.api import plan
     from headway.api.simulations import read
     from headway.pictures.plans import plan_page

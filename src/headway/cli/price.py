@@ -44,7 +44,10 @@ def command(
     *,
     as_json: bool,
 ) -> None:
-    """Price GPUs of one kind: every offer known, cheapest first; your own prices go before."""
+    """Price GPUs of one kind: every offer known.
+
+    The cheapest stands first; your own prices (`--catalog FILE`, a CSV or a FOCUS export) stand before all others.
+    """
     from headway.api import price
 
     quote = price(

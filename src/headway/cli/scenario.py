@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from headway import units
-from headway.cli.common import examples, json_option, rate_option, show
+from headway.cli.common import emit, examples, json_option, rate_option, show
 from headway.pictures.page import Page, Table
 
 if TYPE_CHECKING:
@@ -57,9 +56,9 @@ def new_command(
 
     made = scenario_new(model=model, accelerators=accelerators, profile=profile, rate_per_s=rate_per_s, file=output)
     if as_json:
-        sys.stdout.write(dumps("scenario new", made))
+        emit(dumps("scenario new", made))
     elif output is None:
-        sys.stdout.write(made.text)
+        emit(made.text)
     else:
         click.echo(f"wrote {output}; next: headway scenario check {output}, headway plan {output}", err=True)
 

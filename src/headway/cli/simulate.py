@@ -69,7 +69,7 @@ def command(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Simulate one deployment under a scenario's traffic, against its objectives.
+    """Simulate one deployment under a scenario's traffic.
 
     The scenario says model, workload, objectives and prices; the options say what is deployed. What they leave open is
     the scenario's, where it allows one only.

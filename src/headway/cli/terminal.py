@@ -35,15 +35,15 @@ def console(file: IO[str] | None = None) -> Console:
     return Console(file=file, width=max(width, 40), highlight=False, emoji=False, markup=False)
 
 
-def show(page: Page, file: IO[str] | None = None) -> None:
-    """Print a page."""
+def rendered(page: Page, file: IO[str] | None = None) -> str:
+    """Return a page as it is printed on that stream (stdout if None)."""
     out = console(file)
     with out.capture() as printed:
         out.print(Text(page.headline, style="bold"))
         for part in page.parts:
             for piece in _pieces(part, out.width):
                 _print(out, piece)
-    out.file.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
+    return "".join(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
 def _print(out: Console, piece: RenderableType) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from headway import units
-from headway.cli.common import duration, examples, json_option, out_option, rate_option, seed_option, show, write_out
+from headway.cli.common import (
+    duration,
+    emit,
+    examples,
+    json_option,
+    out_option,
+    rate_option,
+    seed_option,
+    show,
+    write_out,
+)
 from headway.pictures.page import ABSENT, Lines, Page, Plot, Table, percentile, seconds
 
 if TYPE_CHECKING:
@@ -78,11 +87,9 @@ def synthesize_command(
         source, output, requests=requests, duration_s=duration_s, rate_per_s=rate_per_s, seed=seed or 0
     )
     if as_json:
-        sys.stdout.write(dumps("workload synthesize", made))
+        emit(dumps("workload synthesize", made))
     else:
-        sys.stdout.write(
-            f"wrote {made.file}: {made.requests:,} requests of {made.name} in {seconds(made.duration_s)}\n"
-        )
+        emit(f"wrote {made.file}: {made.requests:,} requests of {made.name} in {seconds(made.duration_s)}\n")
 
 
 def described_files(found: Described) -> dict[str, bytes]:

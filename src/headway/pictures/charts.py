@@ -179,7 +179,7 @@ def timeline(
             axes.set_ylim(0, max(float(np.max(column, initial=0.0)) * 1.1, 1.0))
         bottom.set_ylim(0, 102)
         bottom.set_xlabel(f"time since the first arrival ({unit})")
-        bottom.set_xlim(float(at[0]) if len(at) else 0, float(at[-1]) if len(at) else 1)
+        bottom.margins(x=0)
         figure.align_ylabels()
     return figure
 
@@ -213,7 +213,8 @@ def pareto(points: Sequence[Point], belief: Belief, *, tail: str, title: str = "
         if len(finite) > 1 and _spread([p.usd_per_hour for p in finite]) > 8:
             _log(axes, "x")
         _name(axes, front, scale)
-        axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
+        if finite:
+            axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
     return figure
 
 
