@@ -20,7 +20,7 @@ _PS_PER_S = 1e12
 
 def seconds(times_ps: IntColumn) -> FloatColumn:
     """Turn picoseconds into seconds; −1 (never) becomes NaN."""
-    times_s = times_ps.astype(np.float64) / _PS_PER_S
+    times_s: FloatColumn = np.divide(times_ps, _PS_PER_S)
     times_s[times_ps < 0] = np.nan
     return times_s
 
