@@ -3,7 +3,7 @@
 Fidelity: a simulation at full fidelity has enough requests that 50 of them lie beyond the highest percentile promised
 and that the traffic lasts 10 mean residences (TTFT limit + OSL × TPOT limit, or the E2E limit), 5,000 at least and
 50,000 at most; a recorded trace is simulated as it is, within the same most. Warm-up and cool-down are those of
-`metrics.window_of`. At other rates the number grows with the rate, so that the same stretch of time is seen. All fleets
+`metrics.window_of`. At higher rates the number grows with the rate, at most fourfold, so that the same stretch of time is seen. All fleets
 see the same requests.
 """
 
@@ -34,6 +34,7 @@ _BEYOND, _RESIDENCES = 50, 10
 LEAST_REQUESTS, MOST_REQUESTS = 5_000, 50_000
 #: A first look takes this share of the requests and rejects only what misses by more than the margin.
 _COARSE_FRAC, _COARSE_REQUESTS, _COARSE_MARGIN = 0.125, 1_500, 1.3
+_MOST_LONGER = 4.0
 _WINDOWS = 60  # of the utilisation's time series
 _HOPELESS = 8  # times the least possible number of replicas: more of them do not help
 
@@ -259,17 +260,18 @@ class Fleets:
             least: a proved lower bound.
             most: no more than these are of use.
             factor: of the base rate; the design rate where None.
-            guess: where to begin to look, if above `least`.
+            guess: where to begin to look, if above `least`; infinite: at `least`.
             stride: how exact the answer has to be.
         """
-        start = max(least, math.ceil(guess) if math.isfinite(guess) else least)
         if most is not None and most < least:
             return None
+        start = max(least, math.ceil(guess)) if math.isfinite(guess) else least
+        most = _HOPELESS * start if most is None else most
         return least_that(
             lambda count: self.holds(option, count, factor),
             above=least - 1,
-            start=start if most is None else most,
-            most=most or _HOPELESS * start,
+            start=min(start, most),
+            most=most,
             stride=stride,
         )
 

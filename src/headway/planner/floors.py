@@ -10,7 +10,7 @@ prefill pair. With B = max_num_batched_tokens, N = max_num_seqs and K the tokens
     γ(β) = min( t, h(β) ) / K
 
 any mixed step with n decodes over S ≤ K tokens and p prompt tokens lasts at least α n + β p + c S + q X, and likewise
-at least (γ + c) S + β p + q X; a decode step at least α n + c S and (γ + c) S. Summed over a run (this is the dual of the
+at least (γ + c) S + β p + q X; a decode step at least α n + c S and (γ + c) S. Summed over a run (the dual of the
 linear programme that packs the steps best, so the best β is the tightest such bound):
 
     replica-seconds  ≥  max over β of  max( α ΣD , γ ΣS ) + β ΣP + c ΣS + q ΣX

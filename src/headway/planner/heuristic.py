@@ -1,8 +1,11 @@
 """The capacity method people know, in its six steps, each with its figure; the simulation stands beside it.
 
-1. measure the tokens of a request;  2. take the percentiles wanted;  3. the theoretical minimum at datasheet peaks, plus
-20 % efficiency tax;  4. × burst factor, customarily 2.5 … 4;  5. ÷ (1 − headroom), customarily 30 … 50 %;  6. scale on the
-resource that runs out first, in whole replicas.
+1. measure the tokens of a request;
+2. take the percentiles wanted;
+3. the theoretical minimum at datasheet peaks, plus 20 % efficiency tax;
+4. × burst factor, customarily 2.5 … 4;
+5. ÷ (1 − headroom), customarily 30 … 50 %;
+6. scale on the resource that runs out first, in whole replicas.
 
 Arithmetic, datasheet peaks and no queue: it says what a spreadsheet says. All figures are *estimated*.
 """

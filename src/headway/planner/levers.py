@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from headway.types import Candidate, Dtype, Objective, Price, Slo
 
 _RELAXED = 1.2
+_MOST_GPUS = 2  # times those chosen: a change that takes more is no lever
 _OTHER_WEIGHTS: tuple[Dtype, ...] = ("fp8", "int4", "bf16")
 
 
@@ -44,54 +46,53 @@ def levers(study: Study, chosen: Found, now: Candidate, others: list[Found]) -> 
 
 def changes(study: Study, chosen: Found) -> Iterator[tuple[str, Option | str]]:
     """Walk single changes to the chosen option: its name, and the option (or why there is none)."""
-    option, shape = chosen.option, chosen.option.shape
-    settings, spread = option.pool.settings, shape.parallelism
-    for weights in _OTHER_WEIGHTS:
-        if weights != shape.weight_dtype and not accepts(shape.engine, shape.accelerator, weights):
-            yield f"{weights} weights", _reshaped(study, option, replace(shape, weight_dtype=weights))
-    other_kv: Dtype = "bf16" if shape.kv_dtype == "fp8" else "fp8"
-    yield f"{other_kv} KV", _reshaped(study, option, replace(shape, kv_dtype=other_kv))
-    for tp in (spread.tp // 2, spread.tp * 2):
-        ep = tp * spread.dp if spread.ep > 1 else 1
-        if tp and not study.space.unfit(
-            shape.accelerator, shape.engine, shape.weight_dtype, replace(spread, tp=tp, ep=ep)
-        ):
-            yield f"TP{tp}", _reshaped(study, option, replace(shape, parallelism=replace(spread, tp=tp, ep=ep)))
-    tokens, seqs = settings.max_num_batched_tokens, settings.max_num_seqs
-    for budget in (tokens // 2, tokens * 2):
-        if budget >= seqs:
-            yield f"max_num_batched_tokens {budget}", _option(study, option, budget=budget)
-    for seats in (seqs // 2, seqs * 2):
-        if 1 <= seats <= tokens:
-            yield f"max_num_seqs {seats}", _option(study, option, seats=seats)
-    if study.requests.prefix is not None:
-        word = "off" if settings.enable_prefix_caching else "on"
-        yield f"prefix caching {word}", _option(study, option, caching=not settings.enable_prefix_caching)
-    else:
+    option = chosen.option
+    for name, shape in _shapes(study, option.shape):
+        yield name, _built(study, shape, _swept(option), option.router)
+    for name, swept in _settings(study, option):
+        yield name, _built(study, option.shape, swept, option.router)
+    if study.requests.prefix is None:
         yield "prefix caching on or off", "the traffic has no shared prefixes"
     for router in ROUTERS:
         if router != option.router and _routable(study, router):
             yield f"router {router}", replace(option, router=router)
 
 
+def _shapes(study: Study, shape: Shape) -> Iterator[tuple[str, Shape]]:
+    """Walk other number formats and tensor-parallel sizes that engine and accelerator take."""
+    for weights in _OTHER_WEIGHTS:
+        if weights != shape.weight_dtype and not accepts(shape.engine, shape.accelerator, weights):
+            yield f"{weights} weights", replace(shape, weight_dtype=weights)
+    other: Dtype = "bf16" if shape.kv_dtype == "fp8" else "fp8"
+    yield f"{other} KV", replace(shape, kv_dtype=other)
+    spread = shape.parallelism
+    for tp in (spread.tp // 2, spread.tp * 2):
+        wider = replace(spread, tp=tp, ep=tp * spread.dp if spread.ep > 1 else 1)
+        if tp and not study.space.unfit(shape.accelerator, shape.engine, shape.weight_dtype, wider):
+            yield f"TP{tp}", replace(shape, parallelism=wider)
+
+
+def _settings(study: Study, option: Option) -> Iterator[tuple[str, Swept]]:
+    """Walk half and twice each limit, and the other position of the prefix cache's switch."""
+    tokens, seqs, caching = _swept(option)
+    for budget in (tokens // 2, tokens * 2):
+        if budget >= seqs:
+            yield f"max_num_batched_tokens {budget}", (budget, seqs, caching)
+    for seats in (seqs // 2, seqs * 2):
+        if 1 <= seats <= tokens:
+            yield f"max_num_seqs {seats}", (tokens, seats, caching)
+    if study.requests.prefix is not None:
+        yield f"prefix caching {'off' if caching else 'on'}", (tokens, seqs, not caching)
+
+
+def _swept(option: Option) -> Swept:
+    settings = option.pool.settings
+    return settings.max_num_batched_tokens, settings.max_num_seqs, settings.enable_prefix_caching
+
+
 def _routable(study: Study, router: str) -> bool:
     needs = {"session-affinity": study.requests.session_id, "prefix-affinity": study.requests.prefix}
     return router != "random" and needs.get(router, study) is not None
-
-
-def _option(
-    study: Study, option: Option, *, budget: int | None = None, seats: int | None = None, caching: bool | None = None
-) -> Option | str:
-    settings = option.pool.settings
-    cached = settings.enable_prefix_caching if caching is None else caching
-    swept = (budget or settings.max_num_batched_tokens, seats or settings.max_num_seqs, cached)
-    return _built(study, option.shape, swept, option.router)
-
-
-def _reshaped(study: Study, option: Option, shape: Shape) -> Option | str:
-    settings = option.pool.settings
-    swept = (settings.max_num_batched_tokens, settings.max_num_seqs, settings.enable_prefix_caching)
-    return _built(study, shape, swept, option.router)
 
 
 def _built(study: Study, shape: Shape, swept: Swept, router: str) -> Option | str:
@@ -115,9 +116,10 @@ def _try(study: Study, chosen: Found, now: Candidate, name: str, option: Option 
     if isinstance(rated, str):
         return _refused(name, rated)
     scaled = rated.estimate * chosen.replicas / chosen.rated.estimate
-    replicas = study.fleets.fewest(rated.option, rated.least, guess=scaled)
+    most = math.ceil(_MOST_GPUS * chosen.replicas * chosen.option.pool.gpus / rated.option.pool.gpus)
+    replicas = study.fleets.fewest(rated.option, rated.least, most, guess=scaled)
     if replicas is None:
-        return _refused(name, "the SLO is missed at any size")
+        return _refused(name, f"the SLO is missed with {_MOST_GPUS} times the GPUs")
     return _against(study, now, name, Found(rated=rated, replicas=replicas))
 
 
@@ -150,7 +152,7 @@ def _relaxed(study: Study, chosen: Found, now: Candidate) -> list[Lever]:
     if binds is None:
         return []
     slo = widened(study.slo, binds, binds.limit_s * _RELAXED)
-    replicas = study.fleets.under(slo).fewest(chosen.option, chosen.rated.least, chosen.replicas)
+    replicas = study.fleets.under(slo).fewest(chosen.option, chosen.rated.least, chosen.replicas, guess=chosen.replicas)
     found = Found(rated=chosen.rated, replicas=replicas or chosen.replicas)
     name = f"{binds} ≤ {1000 * binds.limit_s * _RELAXED:.3g} ms (+20 %)"
     return [_lever(study, now, name, study.sketch(found, slo))]

@@ -1,4 +1,4 @@
-"""Where nothing meets the SLO: what binds, by how much the nearest deployment misses it, and the nearest change that holds."""
+"""Where nothing meets the SLO: what binds, by how much it is missed, and the nearest change that holds."""
 
 from __future__ import annotations
 

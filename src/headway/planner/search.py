@@ -5,9 +5,10 @@ known. Each later one is tried at the largest fleet that would still be cheaper 
 by that one simulation, the others are bisected down. An option is left out unsimulated where
 
 * its proved lower bound (`floors`) costs no less than the best, or
-* its estimate, scaled by what simulation found of the best one's and less a margin, does.
+* its estimate, scaled by what simulation found of the best one's and less a margin, does, or
+* other settings of the same shape, router and cache missed the SLO by far on such a fleet.
 
-The margin is the one step that is not proved; `benchmarks/regret.py` measures it against simulating everything.
+The last two are not proved; `benchmarks/regret.py` measures them against simulating everything.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: An estimate may be too high by this much, beside the one of the best option, and still be simulated.
 _MARGIN_FRAC = 0.15
+#: Missing a limit by this factor on the largest fleet of use rules out the settings beside it.
+_FAR = 1.5
 #: Fleets of equal cost that are compared by their tail.
 _MOST_TIES = 6
 
@@ -39,6 +42,11 @@ class Rated:
     least: int  # replicas, proved
     estimate: float  # replicas, estimated; infinite where no number seems enough
     spares: int
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What it shares with the options beside it that differ in the limits of a step alone."""
+        return self.option.shape, self.option.router, self.option.pool.settings.enable_prefix_caching
 
     def cost(self, replicas: float) -> float:
         """Return the price of a fleet with its spares."""
@@ -95,7 +103,8 @@ class Search:
 
     fleets: Fleets
     found: list[Found] = field(default_factory=list)
-    left_out: int = 0  # options that bound or estimate ruled out
+    left_out: int = 0  # options ruled out unsimulated
+    hopeless: set[tuple[object, ...]] = field(default_factory=set)
 
     def best(self, rated: Iterable[Rated], limit: float = math.inf) -> Found | None:
         """Return the cheapest fleet below a limit; of equal ones the one with the lower tail, then fewer GPUs."""
@@ -103,7 +112,7 @@ class Search:
         best: Found | None = None
         scale = 0.0  # simulated ÷ estimated of the best
         for one in ordered:
-            if self._ruled_out(one, scale, limit):
+            if one.kind in self.hopeless or self._ruled_out(one, scale, limit):
                 self.left_out += 1
                 continue
             found = self.fewest(one, limit)
@@ -120,11 +129,19 @@ class Search:
 
     def fewest(self, one: Rated, limit: float = math.inf) -> Found | None:
         """Return the fewest replicas of one option that meet the SLO for less than the limit."""
-        replicas = self.fleets.fewest(one.option, one.least, one.most(limit), guess=one.estimate)
+        most = one.most(limit)
+        replicas = self.fleets.fewest(one.option, one.least, most, guess=one.estimate if most is None else most)
         if replicas is None:
+            self._note_far(one, most)
             return None
         self.found.append(Found(rated=one, replicas=replicas))
         return self.found[-1]
+
+    def _note_far(self, one: Rated, most: int | None) -> None:
+        if most is not None and most >= one.least:
+            first = self.fleets.run(one.option, most, coarse=True)
+            if shortfall(first, self.fleets.slo) > _FAR:
+                self.hopeless.add(one.kind)
 
     def _settle(self, best: Found, ordered: list[Rated]) -> Found:
         """Of the same shape's other settings that do with as many replicas, take the one with the lowest tail."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from headway.catalog.prices import TERMS
 from headway.errors import InputError, nearest
 from headway.reading import parse_yaml, read_yaml
-from headway.scenario.nouns import Allow, Policy, PriceTerms, Scenario
+from headway.scenario.nouns import Allow, Assumption, Policy, PriceTerms, Scenario
 from headway.scenario.sections import Section
 from headway.types import METRICS, Dtype, Objective, Slo
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from headway.catalog import Catalog
     from headway.reading import Node
-    from headway.scenario.nouns import Assumption
     from headway.types import Accelerator, Engine, Metric, Model
     from headway.workload import WorkloadSpec
 
@@ -45,7 +44,6 @@ POLICY_KEYS = ("growth", "burst", "headroom", "survive")
 PRICE_KEYS = ("region", "terms", "provider", "file")
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 KV_DTYPES: tuple[Dtype, ...] = ("bf16", "fp8")
-ROUTERS = ("least-outstanding", "round-robin", "random", "session-affinity", "prefix-affinity")
 
 #: engine settings a scenario may fix; those that are swept stand under `allow`
 SETTINGS: dict[str, Callable[[Node], object]] = {
@@ -201,7 +199,7 @@ def _allow(section: Section, catalog: Catalog, terms: PriceTerms, ledger: list[A
         enable_prefix_caching=section.each("enable_prefix_caching", lambda node: node.flag()),
         max_num_batched_tokens=section.each("max_num_batched_tokens", lambda node: node.integer(least=1, most=2**20)),
         max_num_seqs=section.each("max_num_seqs", lambda node: node.integer(least=1, most=2**14)),
-        routers=section.each("routers", lambda node: node.choice(ROUTERS)),
+        routers=section.each("routers", _router),
         **counts,
     )
 
@@ -212,6 +210,12 @@ def _gpus(node: Node) -> int:
 
 def _precision(node: Node) -> Dtype | Literal["published"]:
     return cast("Dtype", node.choice((*DTYPES, "published")))
+
+
+def _router(node: Node) -> str:
+    from headway.simulator import ROUTERS
+
+    return node.choice(ROUTERS)
 
 
 def _kv_precision(node: Node) -> Dtype:
