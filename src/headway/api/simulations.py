@@ -104,6 +104,8 @@ def read(
     """
     from headway.scenario import read_scenario, with_trace
 
+    if rate_per_s is not None and not 0 < rate_per_s < math.inf:
+        raise InputError(f"expected a rate above zero, got {rate_per_s!r}", place="rate")
     known = read_scenario(scenario) if isinstance(scenario, (str, Path)) else scenario
     if trace is not None:
         return with_trace(known, trace, rate_per_s=rate_per_s)
@@ -116,7 +118,8 @@ def traffic(scenario: Scenario, *, requests: int | None, rate_factor: float, see
     from headway.workload import generate
 
     content = scenario.workload.content
-    count = requests or (len(content) if isinstance(content, Requests) else REQUESTS)
+    usual = len(content) if isinstance(content, Requests) else REQUESTS
+    count = usual if requests is None else requests
     arriving: Requests = generate(scenario.workload, requests=count, seed=seed, rate_factor=rate_factor)
     return arriving
 

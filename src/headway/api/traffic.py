@@ -67,7 +67,7 @@ def workload_describe(
 
     if str(source).startswith(PROFILE):
         spec = _profile(str(source))
-        drawn = generate(spec, requests=requests or DRAWN_REQUESTS, seed=seed)
+        drawn = generate(spec, requests=DRAWN_REQUESTS if requests is None else requests, seed=seed)
         return Described(
             name=spec.name,
             format="profile",

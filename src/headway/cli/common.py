@@ -62,14 +62,21 @@ def choice_from(chosen: Mapping[str, Any]) -> Choice:
     """Return what those options chose; settings are read as YAML would: `true`, `256`, `0.9`.
 
     Raises:
-        InputError: a setting without `=`, or given twice.
+        InputError: a setting without `=`, given twice, or with a value YAML does not know.
     """
-    import yaml
-
     from headway.api.pools import Choice
 
-    settings = {name: yaml.safe_load(value) for name, value in pairs(chosen["settings"], "--set").items()}
+    settings = {name: _setting(name, value) for name, value in pairs(chosen["settings"], "--set").items()}
     return Choice(**(dict(chosen) | {"settings": settings}))
+
+
+def _setting(name: str, text: str) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{text!r} is no value for {name}", place="--set") from None
 
 
 def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
