@@ -1,7 +1,7 @@
 """A directive that shows what the code knows as a table at build time, so that no page can fall behind it.
 
 `{headway-table} accelerators` (or models, engines, links, profiles, formats, defaults) shows that list;
-`{headway-fields} headway.types.Outcome` shows the fields of a dataclass with the comments beside them.
+`{headway-noun} headway.types.Outcome` shows a dataclass: its fields with the comments beside them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 
 from headway.units import show_bytes, show_count
 
@@ -222,16 +223,22 @@ class Table(Directive):
         return [table(TABLES[self.arguments[0]]())]
 
 
-class Fields(Directive):
-    """The fields of a dataclass."""
+class Noun(Directive):
+    """A dataclass: its name, which other pages may link to, what its docstring says first, and its fields."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        return [table(fields(self.arguments[0]))]
+        path = self.arguments[0]
+        module, _, name = path.rpartition(".")
+        summary = (inspect.getdoc(getattr(import_module(module), name)) or "").partition("\n\n")[0].replace("\n", " ")
+        text = [f".. py:class:: {path}", "", f"   {summary.replace('`', '``')}"]
+        holder = nodes.container()
+        self.state.nested_parse(StringList(text, source=path), self.content_offset, holder)
+        return [*holder.children, table(fields(path))]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("headway-table", Table)
-    app.add_directive("headway-fields", Fields)
+    app.add_directive("headway-noun", Noun)
     return {"parallel_read_safe": True}
