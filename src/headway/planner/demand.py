@@ -101,6 +101,11 @@ class Demand:
         """Return the share of the window's requests that a model of that context refuses."""
         return float((self._total_tokens[self._inside] > max_model_len).mean())
 
+    def length_for(self, success_frac: float) -> int:
+        """Return the least context under which that share of the window's requests is served."""
+        ordered = np.sort(self._total_tokens[self._inside])
+        return int(ordered[rank_of(success_frac, len(ordered))])
+
     def due(self, max_model_len: int) -> Due:
         """Return what must be computed by when: one entry per set of objectives and deadline tried.
 

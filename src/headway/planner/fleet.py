@@ -3,8 +3,8 @@
 Fidelity: a simulation at full fidelity has enough requests that 50 of them lie beyond the highest percentile promised
 and that the traffic lasts 10 mean residences (TTFT limit + OSL × TPOT limit, or the E2E limit), 5,000 at least and
 50,000 at most; a recorded trace is simulated as it is, within the same most. Warm-up and cool-down are those of
-`metrics.window_of`. At higher rates the number grows with the rate, at most fourfold, so that the same stretch of time is seen. All fleets
-see the same requests.
+`metrics.window_of`. At higher rates the number grows with the rate, at most fourfold, so that the same
+stretch of time is seen. All fleets see the same requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headway.simulator import FAILED, seconds, simulate
 from headway.workload import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from headway.planner.space import Option
     from headway.scenario import Scenario
@@ -78,13 +78,28 @@ def binding(outcome: Outcome, slo: Slo) -> str:
 
 
 def served(
-    requests: Requests, simulation: Simulation, replica: Replica, replicas: int, *, gaps: bool = True
+    requests: Requests,
+    simulation: Simulation,
+    replica: Replica,
+    replicas: int,
+    *,
+    itl_percentiles_frac: Collection[float] | None = None,
 ) -> metrics.Served:
     """Turn a simulation into what `metrics.outcome` takes.
 
     The front end's time is added to both token times. A request that cannot be served in full within `max_model_len`
     counts as failed: the engine refuses it, or would cut its answer.
+
+    Args:
+        requests: what arrived.
+        simulation: what became of it.
+        replica: what it ran on.
+        replicas: how many.
+        itl_percentiles_frac: the percentiles of ITL to look for, all others being NaN (each takes a search over all
+            gaps); None: any that is asked for.
     """
+    wanted = itl_percentiles_frac
+    gaps = wanted is None or len(wanted) > 0
     cut = requests.isl_tokens + requests.osl_tokens > replica.settings.max_model_len
     found, series = simulation.gaps, simulation.series
     busy = kv = None
@@ -97,7 +112,9 @@ def served(
         failed=(cut | (simulation.state == FAILED)).astype(np.int64),
         cached_tokens=simulation.cached_tokens.astype(np.int64),
         preemptions=simulation.counters.preemptions,
-        itl_quantile_s=(lambda frac: found.quantile_ps(frac) / 1e12) if gaps else None,
+        itl_quantile_s=(lambda frac: found.quantile_ps(frac) / 1e12 if wanted is None or frac in wanted else math.nan)
+        if gaps
+        else None,
         itl_mean_s=found.mean_ps() / 1e12 if gaps else 0.0,
         itl_max_s=found.max_ps() / 1e12 if gaps else 0.0,
         itl_samples=found.samples if gaps else 0,
@@ -223,8 +240,9 @@ class Fleets:
             self._busy[option, replicas, id(requests)] = float(steps.sum()) / (window * len(steps) * replicas)
         self.spent.simulations += 1
         self.spent.requests += len(requests)
-        gaps = any(o.metric == "itl" for o in self.slo.objectives)
-        return metrics.outcome(requests, served(requests, found, replica, replicas, gaps=gaps), self.slo, "simulated")
+        itl = {o.percentile_frac for o in self.slo.objectives if o.metric == "itl"}
+        became = served(requests, found, replica, replicas, itl_percentiles_frac=itl)
+        return metrics.outcome(requests, became, self.slo, "simulated")
 
     def busy_frac(self, option: Option, replicas: int, factor: float) -> float:
         """Return the mean share of time the replicas step, from the first arrival to the last."""

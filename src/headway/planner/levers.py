@@ -73,14 +73,13 @@ def _shapes(study: Study, shape: Shape) -> Iterator[tuple[str, Shape]]:
 
 
 def _settings(study: Study, option: Option) -> Iterator[tuple[str, Swept]]:
-    """Walk half and twice each limit, and the other position of the prefix cache's switch."""
+    """Walk half and twice the token budget, half the seats, and the other position of the prefix cache's switch."""
     tokens, seqs, caching = _swept(option)
     for budget in (tokens // 2, tokens * 2):
         if budget >= seqs:
             yield f"max_num_batched_tokens {budget}", (budget, seqs, caching)
-    for seats in (seqs // 2, seqs * 2):
-        if 1 <= seats <= tokens:
-            yield f"max_num_seqs {seats}", (tokens, seats, caching)
+    if seqs > 1:
+        yield f"max_num_seqs {seqs // 2}", (tokens, seqs // 2, caching)
     if study.requests.prefix is not None:
         yield f"prefix caching {'off' if caching else 'on'}", (tokens, seqs, not caching)
 

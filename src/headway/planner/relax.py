@@ -13,7 +13,9 @@ from headway.types import Slo
 from headway.units import show_s
 
 if TYPE_CHECKING:
-    from headway.planner.space import Option
+    from collections.abc import Iterator
+
+    from headway.planner.space import Option, Shape
     from headway.planner.study import Study
     from headway.types import Objective, Outcome
 
@@ -44,14 +46,22 @@ def refuse(study: Study) -> InfeasibleError:
 
 def _promising(study: Study) -> list[tuple[Option, int]]:
     """Return deployments at low load: the best of each shape by how far its floors miss the limits."""
-    rows: dict[str, tuple[float, Option]] = {}
-    for objective, floor_s, option in study.missed:
-        key, over = str(option.shape), floor_s / objective.limit_s
-        rows[key] = min(rows.get(key, (math.inf, option)), (over, option), key=lambda row: row[0])
-    for rated in study.able:
-        rows[str(rated.option.shape)] = (0.0, rated.option)
-    best = sorted(rows.values(), key=lambda row: (row[0], row[1].usd_per_hour))[:_LOOKED_AT]
-    return [(option, _ample(study, option)) for _, option in best]
+    groups: dict[Shape, list[Option]] = {}
+    for option in (*study.unable, *(rated.option for rated in study.able)):
+        groups.setdefault(option.shape, []).append(option)
+    best = [min(_missing(study, options), key=lambda pair: pair[0]) for options in groups.values()]
+    best.sort(key=lambda pair: (pair[0], pair[1].usd_per_hour))
+    return [(option, _ample(study, option)) for _, option in best[:_LOOKED_AT]]
+
+
+def _missing(study: Study, options: list[Option]) -> Iterator[tuple[float, Option]]:
+    """Walk the options of one shape with the product of what their floors are over each limit."""
+    floors = Floors(options)
+    for option in options:
+        settings = option.pool.settings
+        demand = study.demand(caching=settings.enable_prefix_caching)
+        over = (floors.floor_s(settings.max_num_batched_tokens, demand, o) / o.limit_s for o in study.slo.objectives)
+        yield math.prod(max(share, 1.0) for share in over), option
 
 
 def _ample(study: Study, option: Option) -> int:

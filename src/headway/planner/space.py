@@ -48,7 +48,7 @@ class Option:
 
     shape: Shape
     pool: Pool  # with one replica
-    blocks: int  # KV blocks of the replica as the simulator counts them, or a few more (`Space.options`)
+    blocks: int  # KV blocks of the replica under the leanest settings swept: no fewer than it has
     router: str
 
     @property
@@ -154,32 +154,26 @@ class Space:
         if not able:
             return []
         # the sweep goes from the least memory to the most: what does not fit first never fits, what fits last always
-        if not self._fits(shape, able[0], len(able)):
+        most = self._blocks(shape, able[0], len(able))
+        if most is None:
             return []
-        if len(able) > 1 and not self._fits(shape, able[-1], 0):
-            able = [one for one in able if self._fits(shape, one, 1)]
-        blocks: dict[int, int] = {}
-        return [self._known(shape, one, router, blocks) for one in able for router in self._scenario.allow.routers]
+        if len(able) > 1 and self._blocks(shape, able[-1], 0) is None:
+            able = [one for one in able if self._blocks(shape, one, 1)]
+        pools = [self._pool(shape, *one) for one in able]
+        routers = self._scenario.allow.routers
+        return [Option(shape=shape, pool=pool, blocks=most, router=router) for pool in pools for router in routers]
 
-    def _fits(self, shape: Shape, swept: Swept, candidates: int) -> bool:
-        """Return whether these settings fit; if not, so many candidates are counted as refused."""
+    def _blocks(self, shape: Shape, swept: Swept, candidates: int) -> int | None:
+        """Return the KV blocks under these settings; None where they do not fit, with so many candidates refused."""
         try:
-            memory(self._pool(shape, *swept))
+            return memory(self._pool(shape, *swept)).sequence_blocks(self._context_tokens)
         except InfeasibleError as error:
             reason = "does not fit in memory" if error.binding == "hbm_bytes" else error.problem
             if candidates:
                 example = f"{shape}: {error.problem}"
                 self.refusals.add(reason, example, candidates * len(self._scenario.allow.routers))
             self.nearest_fit = self.nearest_fit or error.relaxation
-            return False
-        return True
-
-    def _known(self, shape: Shape, swept: Swept, router: str, blocks: dict[int, int]) -> Option:
-        """Return a candidate that fits; its blocks are those of the fewest seats, which never promises too little."""
-        pool = self._pool(shape, *swept)
-        if swept[0] not in blocks:
-            blocks[swept[0]] = memory(pool).sequence_blocks(self._context_tokens)
-        return Option(shape=shape, pool=pool, blocks=blocks[swept[0]], router=router)
+            return None
 
     def option(self, shape: Shape, swept: Swept, router: str) -> Option:
         """Return one candidate.

@@ -43,7 +43,7 @@ class Study:
         longest = int((self.requests.isl_tokens + self.requests.osl_tokens).max())
         self.space = Space(scenario, self.prices, longest_tokens=longest, context_tokens=self.fleets.context_tokens)
         self.equivalent = 0
-        self.missed: list[tuple[Objective, float, Option]] = []  # an objective, its floor, and whose
+        self.unable: list[Option] = []  # what cannot meet an objective even when idle
         self.able: list[Rated] = []  # what no bound refuses
         self._demands: dict[bool, Demand] = {}
 
@@ -104,6 +104,9 @@ class Study:
             return True
         text = f"{100 * too_long:.2g} % of requests exceed max_model_len {length} of {options[0].shape.model.name}"
         self.space.refusals.add("too many requests are longer than max_model_len", text, len(options))
+        needed = self.demand(caching=False).length_for(self.slo.success_frac)
+        able = needed <= options[0].shape.model.max_position_embeddings
+        self.space.nearest_fit = f"max_model_len {needed}" if able else f"success ≥ {100 * (1 - too_long):.3g} %"
         return False
 
     def _able(self, floors: Floors, option: Option) -> bool:
@@ -111,7 +114,7 @@ class Study:
         if found is None:
             return True
         objective, floor_s = found
-        self.missed.append((objective, floor_s, option))
+        self.unable.append(option)
         example = f"{option.shape}: at least {1000 * floor_s:.3g} ms, allowed {1000 * objective.limit_s:.3g} ms"
         self.space.refusals.add(f"cannot meet {objective} even when idle", example)
         return False
