@@ -82,7 +82,9 @@ def build(folder: Path) -> dict[str, float]:
     took_s = {}
     start = time.perf_counter()
     source = str(HERE / "kernel.c")
-    subprocess.run(["gcc", "-O3", "-fwrapv", "-shared", "-fPIC", source, "-o", f"{folder}/kernel_c.so", "-lm"], check=True)
+    subprocess.run(
+        ["gcc", "-O3", "-fwrapv", "-shared", "-fPIC", source, "-o", f"{folder}/kernel_c.so", "-lm"], check=True
+    )
     took_s["C"] = time.perf_counter() - start
     start = time.perf_counter()
     script = (

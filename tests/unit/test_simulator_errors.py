@@ -54,7 +54,7 @@ def test_bad_requests_are_refused(changes: Any, message: Any) -> None:
     [
         ({"max_num_seqs": 0}, "replica: settings.max_num_seqs: expected at least 1"),
         ({"max_num_seqs": 9}, "replica: settings.max_num_batched_tokens: 8 is less than max_num_seqs 9"),
-        ({"max_num_seqs": 1 << 20}, "replica: settings: max_num_seqs must be"),
+        ({"max_num_seqs": 1 << 20}, "replica: settings: max_num_seqs and block_size must be"),
         ({"enable_chunked_prefill": False}, "replica: settings.max_num_batched_tokens: must be ≥ max_model_len 64"),
         ({"max_num_batched_tokens": 9}, "replica: step.mixed_ps: 9 entries, expected 10"),
     ],

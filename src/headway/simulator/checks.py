@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from headway.errors import InputError
 
 if TYPE_CHECKING:
-    from headway.types import IntColumn, Replica, Requests, StepTable
+    from numpy.typing import NDArray
+
+    from headway.types import FloatColumn, IntColumn, Replica, Requests, StepTable
 
 LONGEST_PS = 1 << 62  # 53 days: the clock and every sum stay below twice this, the range of int64
-_MOST = 1 << 31  # requests, and tokens of one request
+_MOST = 1 << 30  # requests, and tokens of one request
 _MOST_SEQS = 1 << 20
 
 
@@ -31,18 +33,30 @@ def check_requests(requests: Requests) -> None:
     if requests.prefix is not None and len(requests.prefix.offsets) != count + 1:
         raise InputError(f"expected {count + 1} offsets", file="requests", place="prefix")
     if count >= _MOST:
-        raise InputError(f"{count} requests, at most 2^31 fit one run", file="requests")
-    _refuse(~np.isfinite(requests.arrive_s) | (requests.arrive_s < 0), "arrive_s", "expected a time ≥ 0")
-    _refuse(np.diff(requests.arrive_s, prepend=0.0) < 0, "arrive_s", "earlier than the row before")
-    _refuse(requests.arrive_s >= LONGEST_PS / 2e12, "arrive_s", "later than 26 days, the longest a run can last")
+        raise InputError(f"{count} requests, at most 2^30 fit one run", file="requests")
+    if count:
+        _check_times(requests.arrive_s)
+        _check_lengths(requests)
+
+
+def _check_times(arrive_s: FloatColumn) -> None:
+    if not 0 <= arrive_s.min() <= arrive_s.max() < np.inf:  # false with NaN, too
+        _refuse(~np.isfinite(arrive_s) | (arrive_s < 0), "arrive_s", "expected a time ≥ 0")
+    if (arrive_s[1:] < arrive_s[:-1]).any():
+        _refuse(np.diff(arrive_s, prepend=0.0) < 0, "arrive_s", "earlier than the row before")
+    if arrive_s[-1] >= LONGEST_PS / 2e12:
+        _refuse(arrive_s >= LONGEST_PS / 2e12, "arrive_s", "later than 26 days, half of what the clock can show")
+
+
+def _check_lengths(requests: Requests) -> None:
     for name in ("isl_tokens", "osl_tokens"):
         column = getattr(requests, name)
-        _refuse((column < 1) | (column >= _MOST), name, "expected a length of 1 to 2^31 tokens")
+        if not 1 <= column.min() <= column.max() < _MOST:
+            _refuse((column < 1) | (column >= _MOST), name, "expected a length of 1 to 2^30 tokens")
 
 
-def _refuse(bad: np.ndarray[tuple[int], np.dtype[np.bool_]], column: str, problem: str) -> None:
-    if bad.any():
-        raise InputError(problem, file="requests", place=f"{column}, row {int(np.argmax(bad))}")
+def _refuse(bad: NDArray[np.bool_], column: str, problem: str) -> NoReturn:
+    raise InputError(problem, file="requests", place=f"{column}, row {int(np.argmax(bad))}")
 
 
 def check_replica(replica: Replica) -> None:
@@ -57,8 +71,10 @@ def check_replica(replica: Replica) -> None:
             raise InputError("expected at least 1", file="replica", place=f"settings.{name}")
     if replica.num_gpu_blocks < 1:
         raise InputError("expected at least 1", file="replica", place="num_gpu_blocks")
-    if settings.max_num_seqs >= _MOST_SEQS or settings.max_model_len >= _MOST:
-        raise InputError("max_num_seqs must be < 2^20, max_model_len < 2^31", file="replica", place="settings")
+    if max(settings.max_num_seqs, settings.block_size) >= _MOST_SEQS or settings.max_model_len >= _MOST:
+        raise InputError(
+            "max_num_seqs and block_size must be < 2^20, max_model_len < 2^30", file="replica", place="settings"
+        )
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         raise InputError(
             f"{settings.max_num_batched_tokens} is less than max_num_seqs {settings.max_num_seqs}",

@@ -42,6 +42,7 @@ else:
 COMPILED: bool = cython.compiled
 NEVER = cython.declare(cython.longlong, 1 << 62)
 UNFINISHED, FINISHED, FAILED = 0, 1, 2
+_MIX = cython.declare(cython.ulonglong, 0x9E3779B1)  # 2^32 / golden ratio: Knuth's multiplicative hashing
 _FINISHED = cython.declare(cython.schar, FINISHED)
 _FAILED = cython.declare(cython.schar, FAILED)
 
@@ -179,11 +180,11 @@ class Agenda:
         self.size -= 1
         size: cython.int = self.size
         entry: cython.longlong = self.heap[size]
+        self.heap[size] = NEVER  # a last child without a sibling wins
         hole: cython.int = 0
         child: cython.int = 1
         while child < size:
-            if child + 1 < size and self.heap[child + 1] < self.heap[child]:
-                child += 1
+            child += self.heap[child + 1] < self.heap[child]
             if self.heap[child] >= entry:
                 break
             self.heap[hole] = self.heap[child]
@@ -418,8 +419,8 @@ class Blocks:
     @cython.inline
     @cython.exceptval(check=False)
     def _place(self, key: cython.longlong) -> cython.longlong:
-        x: cython.ulonglong = cython.cast(cython.ulonglong, key)
-        return cython.cast(cython.longlong, ((x ^ (x >> 17)) * 0x9E3779B1 >> 7) & (self.bucket.shape[0] - 1))
+        mixed: cython.ulonglong = (key ^ key >> 17) * _MIX
+        return cython.cast(cython.longlong, mixed >> 7) & (self.bucket.shape[0] - 1)
 
     @cython.cfunc
     @cython.inline
@@ -602,8 +603,8 @@ class Blocks:
     @cython.exceptval(-1)
     def release(self, slot: cython.int, tokens: cython.longlong, keep: cython.bint) -> cython.int:
         """Let go of the blocks of a slot that has computed so many tokens, tail first; `keep`: it will come back."""
-        full: cython.longlong = tokens // self.block_size
-        blocks: cython.longlong = (tokens + self.block_size - 1) // self.block_size
+        full: cython.longlong = cython.cast(cython.int, tokens) // self.block_size
+        blocks: cython.longlong = full + (tokens > full * self.block_size)
         if not self.caching:
             self.free += blocks
             self.blank += blocks
@@ -811,7 +812,7 @@ class Engine:
         self.busy += self.end - self.t
         self.t = self.end
         self.it += k
-        self.phase = cython.cast(cython.int, (self.phase + k) % self.block_size)
+        self.phase = (self.phase + cython.cast(cython.int, k)) % self.block_size
         self.steps += k
         self.scheduled += k * self.tokens
         self.s += self.n * k
@@ -831,9 +832,10 @@ class Engine:
     def _takes(self, k: cython.longlong) -> cython.longlong:
         """Return the blocks decodes take in the k iterations after the next one."""
         size: cython.int = self.block_size
-        taken: cython.longlong = self.n * (k // size)
+        rounds: cython.int = cython.cast(cython.int, k) // size
+        left: cython.int = cython.cast(cython.int, k) - rounds * size
+        taken: cython.longlong = cython.cast(cython.longlong, rounds) * self.n
         phase: cython.int = size - self.phase - 1
-        left: cython.int = cython.cast(cython.int, k % size)
         while left > 0:
             taken += self.by_phase[phase]
             phase = phase - 1 if phase > 0 else size - 1
@@ -861,9 +863,7 @@ class Engine:
         i: cython.int
         count: cython.int = self._batch(self.finishing, self.it)
         for i in range(count):
-            slot: cython.int = self.batch[i]
-            context: cython.longlong = self._leave_decodes(slot)
-            self._finish(slot, context)
+            self._finish(self.batch[i], self._leave_decodes(self.batch[i]))
         return 0
 
     @cython.cfunc
@@ -881,7 +881,7 @@ class Engine:
     @cython.exceptval(check=False)
     def _phase_of(self, context: cython.longlong) -> cython.int:
         size: cython.int = self.block_size
-        return cython.cast(cython.int, (context + size - self.phase) % size)
+        return (cython.cast(cython.int, context) + size - self.phase) % size
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1077,14 +1077,14 @@ class Engine:
     @cython.inline
     @cython.exceptval(check=False)
     def _blocks_of(self, tokens: cython.longlong) -> cython.longlong:
-        return (tokens + self.block_size - 1) // self.block_size
+        return (cython.cast(cython.int, tokens) + self.block_size - 1) // self.block_size
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _compute(self, slot: cython.int, computed: cython.longlong, share: cython.longlong) -> cython.bint:
         """Schedule a chunk of a prompt; a chunk of one token costs what a decode costs, as in the engine's kernels."""
         if self.blocks.caching:
-            self.blocks.name(slot, (computed + share) // self.block_size)
+            self.blocks.name(slot, cython.cast(cython.int, computed + share) // self.block_size)
         self.budget -= share
         self.share[slot] = share
         if self.chunk < 0:
@@ -1205,9 +1205,9 @@ class Engine:
         """Return how many of k iterations find blocks (the first has them)."""
         n: cython.longlong = self.n
         free: cython.longlong = self.blocks.free
-        if n * ((k + self.block_size - 2) // self.block_size) <= free:
-            return k
         size: cython.int = self.block_size
+        if n * ((cython.cast(cython.int, k) + size - 2) // size) <= free:
+            return k
         steps: cython.longlong = 1 + free // n * size
         left: cython.longlong = free % n
         phase: cython.int = size - self.phase - 1

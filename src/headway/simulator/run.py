@@ -90,18 +90,20 @@ _KEPT = ("arrive_ps", "output_tokens", "first_ps", "last_ps", "state", "cached_t
 def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
     """Return the core's columns, in its order."""
     count, settings = len(requests), replica.settings
-    isl = requests.isl_tokens
-    outputs = np.minimum(requests.osl_tokens, settings.max_model_len - isl)
+    isl = np.ascontiguousarray(requests.isl_tokens, np.int64)
+    outputs = np.minimum(requests.osl_tokens, settings.max_model_len - isl).astype(np.int32)
     # the last output token is never put into the KV cache
-    held = -(-(isl + outputs - 1) // settings.block_size)
-    failed = (outputs < 1) | (held > replica.num_gpu_blocks)
+    most_tokens = replica.num_gpu_blocks * settings.block_size + 1
+    failed = (outputs < 1) | (isl + outputs > most_tokens)
+    outputs[failed] = 0
+    arrive = requests.arrive_s * _PS_PER_S
     return {
-        "arrive_ps": np.rint(requests.arrive_s * _PS_PER_S).astype(np.int64),
-        "isl_tokens": np.ascontiguousarray(isl, np.int64),
-        "output_tokens": np.where(failed, 0, outputs).astype(np.int32),
+        "arrive_ps": np.rint(arrive, out=arrive).astype(np.int64),
+        "isl_tokens": isl,
+        "output_tokens": outputs,
         "first_ps": np.full(count, -1, np.int64),
         "last_ps": np.full(count, -1, np.int64),
-        "state": np.where(failed, FAILED, UNFINISHED).astype(np.int8),
+        "state": np.multiply(failed, FAILED, dtype=np.int8),
         "cached_tokens": np.zeros(count, np.int32),
         "preemptions": np.zeros(count, np.int32),
         "behind": np.empty(count, np.int32),

@@ -67,7 +67,7 @@ class Series:
     @property
     def time_s(self) -> FloatColumn:
         """The end of each window."""
-        return np.arange(1, len(self.queue) + 1) * (self.window_ps / _PS_PER_S)
+        return seconds(np.arange(1, len(self.queue) + 1) * self.window_ps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
