@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headway import units
-from headway.cli.common import catalog_option, examples, json_option, show
+from headway.cli.common import catalog_option, examples, json_option, names_of, show
 from headway.pictures.page import ABSENT, Lines, Page, Table
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_command(kind: Any, where: tuple[str, ...], files: tuple[str, ...], *, a
         "headway catalog show Qwen/Qwen3-32B",
     ),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("accelerators", "models", "engines", "links"))
 @click.option(
     "--kind", type=click.Choice([k for k in KINDS if k != "prices"]), help="Where to look; everywhere if left out."
 )

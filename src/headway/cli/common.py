@@ -37,9 +37,27 @@ rate_option = click.option(
     help="Mean rate, e.g. '40 req/s'.",
 )
 
+
+def names_of(*kinds: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return a completion of the catalogue's names, for the shell."""
+
+    def complete(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+        from headway.catalog import load
+
+        catalog = load()
+        names = (name for kind in kinds for name in catalog.entries(kind))
+        return [name for name in names if name.casefold().startswith(begun.casefold())]
+
+    return complete
+
+
 _CHOICE_OPTIONS = (
-    click.option("--model", help="A name of `headway catalog list models`."),
-    click.option("--accelerator", help="A name of `headway catalog list accelerators`."),
+    click.option("--model", help="A name of `headway catalog list models`.", shell_complete=names_of("models")),
+    click.option(
+        "--accelerator",
+        help="A name of `headway catalog list accelerators`.",
+        shell_complete=names_of("accelerators"),
+    ),
     click.option("--engine", help="vllm, or a version of it: vllm@0.33.0."),
     click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel size."),
     click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from headway import units
-from headway.cli.common import catalog_option, examples, json_option, show
+from headway.cli.common import catalog_option, examples, json_option, names_of, show
 from headway.pictures.page import ABSENT, Page, Table, money
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _OFFERS = 30
         "headway price h100 --catalog my-prices.csv        your CSV, or a FOCUS export",
     )
 )
-@click.argument("accelerator")
+@click.argument("accelerator", shell_complete=names_of("accelerators"))
 @click.option("--gpus", type=int, default=1, show_default=True, help="How many.")
 @click.option("--tokens-per-s", type=float, help="What all of them serve together, for the cost per million tokens.")
 @click.option("--region", help="Only there, e.g. us-east-1.")

@@ -16,6 +16,7 @@ from headway.cli.common import (
     rate_option,
     seed_option,
     show,
+    working,
     write_out,
 )
 from headway.pictures.page import ABSENT, Lines, Page, Plot, Table, percentile, seconds
@@ -50,7 +51,8 @@ def describe_command(
     """Describe a workload: lengths, rate over time, burstiness, shared prefixes, sessions, the long tail."""
     from headway.api import workload_describe
 
-    found = workload_describe(source, format=form, requests=requests, seed=seed or 0)
+    with working("reading"):
+        found = workload_describe(source, format=form, requests=requests, seed=seed or 0)
     write_out(out, lambda: described_files(found))
     show("workload describe", found, described_page, as_json=as_json)
 

@@ -176,10 +176,10 @@ def timeline(
             axes.fill_between(at, column, step="post", color=colour, alpha=0.2, lw=0)
             axes.step(at, column, where="post", color=colour, lw=1.2)
             axes.set_ylabel(name)
+            axes.margins(x=0)
             axes.set_ylim(0, max(float(np.max(column, initial=0.0)) * 1.1, 1.0))
         bottom.set_ylim(0, 102)
         bottom.set_xlabel(f"time since the first arrival ({unit})")
-        bottom.margins(x=0)
         figure.align_ylabels()
     return figure
 
@@ -209,12 +209,14 @@ def pareto(points: Sequence[Point], belief: Belief, *, tail: str, title: str = "
         _scatter(axes, [p for p in front if not p.chosen], scale, color=BLUE, s=36, label="Pareto front")
         _scatter(axes, [p for p in finite if p.chosen], scale, color=VERMILION, s=170, marker="*", label="chosen")
         axes.set(xlabel="cost ($/hour)", ylabel=f"{tail} ({unit})")
-        axes.margins(x=0.22, y=0.15)
+        axes.margins(x=0.15)
+        # from nothing, so that a small difference looks small
+        axes.set_ylim(0, 1.15 * scale * max((p.tail_s for p in finite), default=1.0))
         if len(finite) > 1 and _spread([p.usd_per_hour for p in finite]) > 8:
             _log(axes, "x")
         _name(axes, front, scale)
         if finite:
-            axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
+            axes.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
     return figure
 
 
@@ -228,12 +230,14 @@ def _scatter(axes: Axes, points: Sequence[Point], scale: float, **style: Any) ->
 
 
 def _name(axes: Axes, front: Sequence[Point], scale: float) -> None:
-    """Name the points of the front, up and to the right: the front falls, so there it leaves room."""
-    for point in front[:8]:
+    """Name the points of the front, up and to the right where a falling front leaves room; the last below it."""
+    for index, point in enumerate(front[:8], start=1):
+        last = index == len(front) > 1
         axes.annotate(
             point.label,
             (point.usd_per_hour, point.tail_s * scale),
-            xytext=(6, 5),
+            xytext=(6, -12) if last else (6, 5),
+            ha="right" if last else "left",
             textcoords="offset points",
             fontsize=8,
             color=INK,
