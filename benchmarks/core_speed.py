@@ -2,9 +2,9 @@
 
     python benchmarks/core_speed.py
 
-Every row is a process of its own: CPU seconds of `simulate` (the best of several), ns of CPU per request, what happened,
-and the growth of the resident set beyond the given columns, at its peak. Load is relative to what a replica carries when
-all requests are there at once.
+Every row is a process of its own: CPU seconds of `simulate` (the best of several), ns of CPU per request, what
+happened, and the growth of the resident set beyond the given columns, at its peak. Load is relative to what a replica
+carries when all requests are there at once.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 One source for CPython, Cython (pure-Python mode) and Numba; `kernel.c` says the same in C.
 """
 
+# ruff: noqa: FBT003, C901, PLR0912 - directives take booleans; one function, since calls are not what is compared
 from __future__ import annotations
 
 from typing import Any
@@ -63,8 +64,7 @@ def kernel(
                     cut -= 1
                 while cut * a + d * (cut * (cut - 1) // 2) < wait:
                     cut += 1
-                if cut < k:
-                    k = cut
+                k = min(k, cut)
             if k > 0:
                 blocks += n * (k // size)
                 phase: cython.longlong = (size - it % size) % size
