@@ -96,7 +96,8 @@ def parse_quantity(text: object, dimension: str) -> float:
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...], digits: int) -> str:
     if value == 0 or not math.isfinite(value):
-        return f"{value:g} {steps[-1][1]}"
+        base = next(unit for factor, unit in steps if factor == 1.0)
+        return f"{value:g} {base}"
     factor, unit = next(((f, u) for f, u in steps if abs(value) >= f), steps[-1])
     return f"{value / factor:.{digits}g} {unit}" if abs(value / factor) < 1000 else f"{value / factor:,.0f} {unit}"
 

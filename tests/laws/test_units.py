@@ -48,7 +48,7 @@ def test_a_time_shown_reads_back(value_s: float) -> None:
     ("shown", "expected"),
     [
         (show_s(0.0283), "28.3 ms"),
-        (show_s(0), "0 ps"),
+        (show_s(0), "0 s"),
         (show_bytes(80 * 1024**3), "80 GiB"),
         (show_count(1.98e15, "FLOP/s"), "1.98 PFLOP/s"),
         (show_frac(0.305), "30.5 %"),

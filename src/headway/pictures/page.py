@@ -82,8 +82,8 @@ def percentile(percentile_frac: float) -> str:
 
 def seconds(value_s: float) -> str:
     """Show a time; a latency that some request never got is `never`, one nobody had is a dash."""
-    if math.isnan(value_s) or value_s == 0:
-        return ABSENT if value_s else "0 s"
+    if math.isnan(value_s):
+        return ABSENT
     return "never" if math.isinf(value_s) else show_s(value_s)
 
 

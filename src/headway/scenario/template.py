@@ -9,10 +9,10 @@ _TEXT = Template("""\
 # `headway plan FILE` plans from it. Quantities carry their unit; every line left out has a documented default.
 headway: 1                          # scenario format
 
-# What is served: a name from `headway catalog models`, a list of them, or {config: ./config.json}.
+# What is served: a name from `headway catalog list models`, a list of them, or {config: ./config.json}.
 model: $model
 
-# What arrives: a shipped profile (`headway catalog profiles`) at a mean rate, or {trace: FILE}.
+# What arrives: a shipped profile (`headway catalog list profiles`) at a mean rate, or {trace: FILE}.
 workload: {profile: $profile, rate: $rate_per_s req/s}
 
 # What is promised. TTFT: arrival to first token; TPOT: mean time per output token after the first.
