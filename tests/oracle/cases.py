@@ -31,6 +31,7 @@ STRATA = {
     "window": {"load": 1.0, "window": True, "long_outputs": True},
     "edge lengths": {"load": 1.0, "edges": True, "shared": 0.3},
     "equal times": {"load": 1.5, "grid": True, "shared": 0.3, "fleet": True},
+    "coincidences": {"load": 1.0, "coarse": True, "fleet": True, "long_outputs": True},
     "cut": {"load": 1.5, "cut": True, "fleet": True, "long_outputs": True},
 }
 
@@ -106,6 +107,7 @@ def make_case(
     window: bool = False,
     edges: bool = False,
     grid: bool = False,
+    coarse: bool = False,
     cut: bool = False,
 ) -> tuple[Requests, Replica, dict[str, Any]]:
     """Return requests, replica and the keywords of `simulate`."""
@@ -139,6 +141,15 @@ def make_case(
     if grid:
         step_s = service_ps * 1e-12 * rng.uniform(0.5, 5)
         arrive_s = np.floor(arrive_s / step_s) * step_s
+    if coarse:  # few different step times, and arrivals at multiples of them
+        table = StepTable(
+            decode_ps=np.full(seqs + 1, 1000),
+            mixed_ps=np.full(budget + 1, int(rng.integers(1, 4)) * 1000),
+            context_ps_per_token=int(rng.choice([0, 1000])),
+            prefill_ps_per_pair=0,
+        )
+        replica = Replica(settings=settings, step=table, num_gpu_blocks=replica.num_gpu_blocks)
+        arrive_s = np.cumsum(rng.integers(0, 2 * mean_out, number)) * 1e-9
     prefix, session = None, rng.integers(0, 8, number) if rng.random() < 0.5 else None
     if rng.random() < shared:
         block_tokens = int(block_size * rng.choice([1, 1, 2, 4])) if rng.random() < 0.7 else max(1, block_size // 2)

@@ -252,7 +252,6 @@ class Blocks:
     newer: cython.int[::1]
     chain: cython.int[::1]  # the next extent of the bucket; of a spare extent, the next spare one
     owner: cython.int[::1]  # the preempted slot whose private blocks these are, −1: nobody's
-    single: cython.schar[::1]  # registered beside another copy: never extended
     spare: cython.int
     # buckets of extents by first key, each in order of registration
     bucket: cython.int[::1]
@@ -285,7 +284,6 @@ class Blocks:
         self.key = _ints(extents, -1, np.int64)
         self.length, self.refs, self.older, self.newer = (_ints(extents) for _ in range(4))
         self.chain, self.owner = _ints(extents, -1), _ints(extents, -1)
-        self.single = _ints(extents, 0, np.int8)
         self.spare = -1
         self._spare_extents(1, extents)
         self.bucket = _ints(1 << max(4, min(20, (num_blocks // 4).bit_length())) if ids else 1, -1)
@@ -313,7 +311,7 @@ class Blocks:
         size = len(self.length)
         self.key, self.chain, self.owner = _grown(self.key, -1), _grown(self.chain, -1), _grown(self.owner, -1)
         self.length, self.refs = _grown(self.length), _grown(self.refs)
-        self.older, self.newer, self.single = _grown(self.older), _grown(self.newer), _grown(self.single)
+        self.older, self.newer = _grown(self.older), _grown(self.newer)
         self._spare_extents(size, 2 * size)
 
     def _spare_cells(self, start: int, stop: int) -> None:
@@ -337,7 +335,6 @@ class Blocks:
         self.length[extent] = length
         self.refs[extent] = refs
         self.owner[extent] = -1
-        self.single[extent] = 0
         self.chain[extent] = -1
         return extent
 
@@ -582,17 +579,12 @@ class Blocks:
             i: cython.int
             for i in range(more):
                 extent = self._new(key + i * self.stride, 1, 1)
-                self.single[extent] = 1
                 self._register(extent)
                 self._hold(slot, extent)
             return 0
         if self.held[slot] >= 0:
             extent = self.cell_extent[self.held[slot]]
-            if (
-                self.refs[extent] == 1
-                and self.single[extent] == 0
-                and self.key[extent] + self.length[extent] * self.stride == key
-            ):
+            if self.refs[extent] == 1 and self.key[extent] + self.length[extent] * self.stride == key:
                 self.length[extent] += more
                 return 0
         extent = self._new(key, more, 1)
