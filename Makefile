@@ -44,13 +44,15 @@ nightly: $(STAMP) ## the long form of the laws
 	$(BIN)/python -m pytest -n 2 -m nightly
 
 equality: $(STAMP) ## prove the fast core equal to the naive twin on 10,000 cases
-	$(BIN)/python benchmarks/equality.py
+	$(BIN)/python -m pytest -q -m nightly tests/laws/test_simulator_equality.py
 
 regret: $(STAMP) ## prove the planner's choice against exhaustive simulation
 	$(BIN)/python benchmarks/regret.py
 
-bench: $(STAMP) ## print the speed table
-	$(BIN)/python benchmarks/speed.py
+bench: $(STAMP) ## print the speed tables
+	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/core_speed.py
+	$(BIN)/python benchmarks/compilers.py
 
 clean: ## remove what was built
 	rm -rf $(VENV) build docs/_build out .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
