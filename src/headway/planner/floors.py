@@ -52,7 +52,8 @@ class Floors:
         most_seqs = max(o.pool.settings.max_num_seqs for o in options)
         on = machine(options[0].pool)
         rates = attention_rates(on)
-        self.context_s, self.pair_s = rates.context_s_per_token, rates.pair_s
+        # the step table has these in whole picoseconds, rounded; the floor of either is no more
+        self.context_s, self.pair_s = _down(rates.context_s_per_token), _down(rates.pair_s)
         self._tokens = _grid(most_tokens)
         self._seqs = np.arange(1, most_seqs + 1)
         step_s = _step_s(on, np.concatenate([self._tokens, self._seqs]))
@@ -118,6 +119,10 @@ class Floors:
         kv_tokens = math.inf if demand.shared else float(option.blocks * option.pool.settings.block_size)
         needed = float((self.replica_seconds(option, due, kv_tokens) / due.span_s).max(initial=0.0))
         return max(1, math.ceil(needed - 1e-9))
+
+
+def _down(seconds: float) -> float:
+    return math.floor(seconds * 1e12) / 1e12
 
 
 def _grid(most_tokens: int) -> IntColumn:

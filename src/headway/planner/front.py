@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headway.planner.nouns import FrontPoint
-from headway.planner.search import Found
+from headway.planner.search import Found, measures
 
 if TYPE_CHECKING:
     from headway.planner.study import Study
@@ -26,7 +26,7 @@ def front(study: Study, found: list[Found], best: Found, chosen: Candidate) -> t
         chosen: the same as a candidate.
     """
     larger = [Found(rated=best.rated, replicas=best.replicas + more) for more in _LARGER]
-    points = [(measures(study, one), one) for one in (best, *larger, *found)]
+    points = [(measures(study.fleets, one), one) for one in (best, *larger, *found)]
     best_known = [
         (values, one)
         for index, (values, one) in enumerate(points)
@@ -41,14 +41,6 @@ def front(study: Study, found: list[Found], best: Found, chosen: Candidate) -> t
         )
         for values, one in ordered
     )
-
-
-def measures(study: Study, found: Found) -> tuple[float, float, int, float]:
-    """Return $/hour, E2E p99 at the design rate, GPUs, and the share of the replicas that one node holds."""
-    pool = found.option.pool
-    on_a_node = max(1, pool.accelerator.gpus_per_node // pool.parallelism.gpus)
-    tail_s = study.fleets.run(found.option, found.replicas).latency["e2e"].at(0.99)
-    return found.usd_per_hour, tail_s, found.gpus, min(1.0, on_a_node / found.fleet)
 
 
 def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -144,10 +144,17 @@ class Search:
                 self.hopeless.add(one.kind)
 
     def _settle(self, best: Found, ordered: list[Rated]) -> Found:
-        """Of the same shape's other settings that do with as many replicas, take the one with the lowest tail."""
+        """Of fleets of one cost, found ones and the shape's other settings, take the one that `measures` least."""
         fleets, count = self.fleets, best.replicas
         same = [r for r in ordered if r.option.shape is best.option.shape and r is not best.rated and r.least <= count]
-        near = [best.rated, *same[:_MOST_TIES]]
-        good = [r for r in near if r is best.rated or fleets.holds(r.option, count)]
-        tails = [shortfall(fleets.run(r.option, count), fleets.slo) for r in good]
-        return Found(rated=good[tails.index(min(tails))], replicas=count)
+        beside = [Found(rated=r, replicas=count) for r in same[:_MOST_TIES] if fleets.holds(r.option, count)]
+        equal = [f for f in self.found if math.isclose(f.usd_per_hour, best.usd_per_hour)]
+        return min((best, *beside, *equal), key=lambda found: measures(fleets, found)[1:])
+
+
+def measures(fleets: Fleets, found: Found) -> tuple[float, float, int, float]:
+    """Return what a fleet is compared by: $/hour, E2E p99 at the design rate, GPUs, and the share one node holds."""
+    pool = found.option.pool
+    on_a_node = max(1, pool.accelerator.gpus_per_node // pool.parallelism.gpus)
+    tail_s = fleets.run(found.option, found.replicas).latency["e2e"].at(0.99)
+    return found.usd_per_hour, tail_s, found.gpus, min(1.0, on_a_node / found.fleet)
