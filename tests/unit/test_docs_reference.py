@@ -1,4 +1,4 @@
-"""The reference pages name every key, default, format, column and exit code that the code knows."""
+"""The reference pages name every key, default, format and column that the code knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from headway import errors
 from headway.catalog.accelerators import FIELDS as ACCELERATOR_FIELDS
 from headway.catalog.engines import FIELDS as ENGINE_FIELDS
 from headway.catalog.facts import LABELS
@@ -111,13 +110,3 @@ def test_each_figure_of_the_catalogue_is_there() -> None:
     assert set(ACCELERATOR_FIELDS) - set(LABELS) == rows("reference/catalogue-format.md", "## `accelerators`")
     assert set(ENGINE_FIELDS) - set(LABELS) == rows("reference/catalogue-format.md", "## `engines`")
     assert set(PRICE_COLUMNS) <= words("reference/catalogue-format.md", "## Prices")
-
-
-def test_each_error_has_its_exit_code() -> None:
-    text = (DOCS / "reference/errors.md").read_text(encoding="utf-8")
-    known = {kind.__name__: kind.exit_code for kind in errors.HeadwayError.__subclasses__()}
-    found = {
-        name: int(code)
-        for code, name in re.findall(r"^\| (\d+) \| \{py:class\}`headway\.errors\.(\w+)`", text, re.MULTILINE)
-    }
-    assert found == known
