@@ -17,6 +17,8 @@ from headway.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from headway.types import Engine
+
 CATALOG = load()
 FRESH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 NAMES = {kind: sorted(CATALOG.entries(kind)) for kind in ("links", "accelerators", "models", "engines")}
@@ -169,10 +171,10 @@ def test_every_batch_up_to_the_largest_capture_is_padded_by_less_than_16(limit: 
         assert min(2 * seqs, limit, tokens) - sizes[-1] < 16
 
 
+@pytest.mark.parametrize("engine", CATALOG.engines, ids=lambda engine: f"{engine.name}-{engine.version}")
 @pytest.mark.parametrize("dtype", ["bf16", "fp8", "fp8_block", "int8", "int4", "nvfp4", "mxfp4"])
-def test_more_capability_never_takes_less(dtype: str) -> None:
-    engine = CATALOG.engine("vllm")
+def test_more_capability_never_takes_less(engine: Engine, dtype: str) -> None:
     cards = sorted((a for a in CATALOG.accelerators if a.vendor == "nvidia"), key=lambda a: float(a.compute_capability))
     taken = [not accepts(engine, card, dtype) for card in cards]
     assert taken == sorted(taken)
-    assert taken[-1]
+    assert taken[-1] == (dtype in engine.weight_dtypes["nvidia"])

@@ -124,21 +124,32 @@ def test_versions_are_ordered_by_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "dtype", "why"),
+    ("engine", "accelerator", "dtype", "why"),
     [
-        ("h100", "fp8", ""),
-        ("a100", "fp8", ""),  # weight-only
-        ("t4", "fp8", "fp8 needs compute capability 8.0, t4 has 7.5"),
-        ("v100", "bf16", "bf16 needs compute capability 7.5, v100-sxm-32 has 7.0"),
-        ("mi300x", "nvfp4", "takes no nvfp4 weights on amd"),
-        ("b200", "nvfp4", ""),
-        ("gaudi3", "bf16", "does not run on intel"),
-        ("cpu", "fp8", "takes no fp8 weights on cpu"),
+        ("vllm", "h100", "fp8", ""),
+        ("vllm", "a100", "fp8", ""),  # weight-only
+        ("vllm", "t4", "fp8", ""),  # weight-only
+        ("vllm 0.20.0", "t4", "fp8", "fp8 needs compute capability 8.0, t4 has 7.5"),
+        ("vllm", "t4", "mxfp4", "mxfp4 needs compute capability 8.0, t4 has 7.5"),
+        ("vllm", "v100", "bf16", "bf16 needs compute capability 7.5, v100-sxm-32 has 7.0"),
+        ("vllm 0.11.0", "v100", "bf16", ""),  # as FP16
+        ("vllm", "mi300x", "nvfp4", "takes no nvfp4 weights on amd"),
+        ("vllm", "b200", "nvfp4", ""),
+        ("vllm", "gaudi3", "bf16", "does not run on intel"),
+        ("vllm", "cpu", "fp8", "takes no fp8 weights on cpu"),
+        ("sglang", "mi300x", "int8", ""),
+        ("sglang", "h100", "nvfp4", "nvfp4 needs compute capability 10.0, h100-sxm has 9.0"),
+        ("tensorrt-llm", "h100", "mxfp4", "mxfp4 needs compute capability 10.0, h100-sxm has 9.0"),
+        ("tensorrt-llm", "h100", "int8", "takes no int8 weights on nvidia"),
+        ("tgi", "t4", "bf16", ""),
+        ("tgi", "t4", "fp8", "fp8 needs compute capability 8.0, t4 has 7.5"),
+        ("llama.cpp", "cpu", "int4", ""),
     ],
 )
-def test_what_an_engine_takes_where(accelerator: str, dtype: str, why: str) -> None:
+def test_what_an_engine_takes_where(engine: str, accelerator: str, dtype: str, why: str) -> None:
     catalog = load()
-    got = accepts(catalog.engine("vllm"), catalog.accelerator(accelerator), dtype)
+    name, _, version = engine.partition(" ")
+    got = accepts(catalog.engine(name, version or None), catalog.accelerator(accelerator), dtype)
     assert got.endswith(why)
     assert bool(got) == bool(why)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from headway.catalog import load
 from headway.catalog.catalog import TABLES
+from headway.catalog.facts import DATA
 from headway.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +45,33 @@ def test_h100_is_as_its_data_sheet_says_without_sparsity() -> None:
     assert h100.scale_up_bytes_per_s == 450e9  # one direction of 900 GB/s
     assert (h100.gpus_per_node, h100.scale_up_gpus, h100.board_power_w) == (8, 8, 700)
     assert 79 * 2**30 < h100.hbm_bytes < 80 * 2**30  # as the driver reports it
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpus_per_node", "scale_up_gpus", "beyond_bytes_per_s"),
+    [
+        ("v100", 8, 8, 100e9 / 8 / 8),  # p3dn: 100 Gb/s for 8
+        ("a100", 8, 8, 25e9),  # one 200 Gb/s port each
+        ("h200", 8, 8, 50e9),  # one 400 Gb/s port each
+        ("b300", 8, 8, 100e9),  # one 800 Gb/s port each
+        ("gb200", 4, 72, 50e9),  # four 400 Gb/s ports for four GPUs of a tray
+        ("l40s", 8, 1, 400e9 / 8 / 8),
+        ("gaudi3", 8, 8, 3 * 200e9 / 8),
+        ("trainium2", 16, 16, 3200e9 / 8 / 16),
+    ],
+)
+def test_nodes_and_their_share_of_the_network(
+    accelerator: str, gpus_per_node: int, scale_up_gpus: int, beyond_bytes_per_s: float
+) -> None:
+    found = load().accelerator(accelerator)
+    assert (found.gpus_per_node, found.scale_up_gpus) == (gpus_per_node, scale_up_gpus)
+    assert found.scale_out_bytes_per_s == beyond_bytes_per_s
+
+
+@pytest.mark.parametrize(("generation", "giga_transfers_per_s"), [(3, 8), (4, 16), (5, 32)])
+def test_pcie_is_lanes_times_rate_times_encoding(generation: int, giga_transfers_per_s: int) -> None:
+    exact = 16 * giga_transfers_per_s * 1e9 * 128 / 130 / 8
+    assert load().link(f"pcie{generation}-x16").bytes_per_s == pytest.approx(exact, rel=1e-3)
 
 
 def test_a_link_named_by_an_accelerator_lends_figure_and_provenance() -> None:
@@ -133,6 +163,18 @@ def test_a_user_overrides_one_word_of_a_models_config(tmp_path: Path) -> None:
         ),
         ("accelerators:\n  x: {like: h100-sxm, aliases: [A100]}", "the alias 'A100' belongs to"),
         ("models:\n  mine: {source: mine, config: {hidden_size: 8}}", "'num_hidden_layers'.* is missing"),
+        ("models:\n  mine: {source: mine, aliases: [m]}", "'mine' has no 'config'.*config.json"),
+        (
+            "models:\n  Qwen/Qwen3-8B: {source: mine, config: {hidden_size: !odd 8}}",
+            "hidden_size: expected plain values",
+        ),
+        (
+            (
+                "accelerators:\n  x: {source: mine, vendor: nvidia, hbm_bytes: 1 GB, hbm_bytes_per_s: 1 GB/s, "
+                "peak_flops_per_s: {fp8: 1 TFLOP/s}}"
+            ),
+            "'x' has no 'peak_flops_per_s.bf16'.*dense peak",
+        ),
         ("gpus: {}", "unknown key 'gpus'"),
         ("models: 3", "expected a mapping"),
     ],
@@ -150,12 +192,35 @@ def test_a_source_needs_a_date(tmp_path: Path) -> None:
         load(file)
 
 
+def test_a_file_without_sources_can_name_none(tmp_path: Path) -> None:
+    file = write(tmp_path, "accelerators: {h100-sxm: {source: hgx, hbm_bytes: 1 GB}}\n")
+    with pytest.raises(InputError, match="there is no source 'hgx'"):
+        load(file)
+
+
 @pytest.mark.parametrize("kind", sorted(TABLES))
 def test_every_figure_of_every_entry_says_source_and_day(kind: str) -> None:
     for entry in load().entries(kind).values():
         for name, where in entry.provenance().items():
             assert where.source, f"{entry.name}.{name}"
-            assert where.as_of[:4].isdecimal(), f"{entry.name}.{name}"
+            assert dt.date(2023, 1, 1) <= dt.date.fromisoformat(where.as_of), f"{entry.name}.{name}"
+
+
+def test_figures_whose_source_nobody_re_read_say_so_and_grow_no_more() -> None:
+    catalog = load()
+    all_of = [
+        figure for kind in TABLES for entry in catalog.entries(kind).values() for figure in entry.figures.values()
+    ]
+    titles = [figure.provenance.source for figure in all_of]
+    assert not [title for title in titles if "general knowledge" in title]
+    assert sum(title.startswith("no source re-read") for title in titles) <= 28  # lower it when one is found
+
+
+@pytest.mark.parametrize("file", ["accelerators", "engines", "links", "models"])
+def test_every_source_of_a_shipped_file_is_the_source_of_something(file: str) -> None:
+    tables = yaml.safe_load((DATA / f"{file}.yaml").read_text(encoding="utf-8"))
+    cited = {figure.provenance.source for entry in load().entries(file).values() for figure in entry.figures.values()}
+    assert not {source["title"] for source in tables["sources"].values()} - cited
 
 
 @pytest.mark.parametrize("kind", ["accelerators", "models", "links"])

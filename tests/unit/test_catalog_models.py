@@ -144,6 +144,12 @@ def test_a_config_gives_the_model_the_catalogue_has(read: Any) -> None:
         assert getattr(mine, field) == getattr(theirs, field)
 
 
+def test_one_key_value_head_for_all_unless_the_new_decoder_says_otherwise(read: Any) -> None:
+    assert read(multi_query=True).num_key_value_heads == 1
+    assert read(multi_query=True, new_decoder_architecture=True).num_key_value_heads == 8
+    assert read(multi_query=False).num_key_value_heads == 8
+
+
 def test_words_of_the_language_model_inside_a_larger_one_count(read: Any) -> None:
     inner = {key: LLAMA[key] for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")}
     model = read(text_config={**inner, "hidden_size": 2048}, hidden_size=1, vision_config={"hidden_size": 7})
@@ -325,6 +331,7 @@ def test_modelopts_own_file_beside_the_config_counts(read: Any, tmp_path: Path) 
         ({"layer_types": ["odd"] * 32}, "layer_types: unknown kind of layer 'odd'"),
         ({"full_attention_interval": 4}, "is missing"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected true or false"),
+        ({"attn_type_list": [0, 1]}, "attn_type_list: .*lightning and softmax"),
         ({"compress_ratios": [4]}, "compress_ratios: this model cannot be described here"),
         ({"swa_num_key_value_heads": 4}, "swa_num_key_value_heads: this model cannot be described here"),
         ({"quantization_config": {"quant_method": "odd"}}, "quantization_config.quant_method: 'odd' is not known here"),
