@@ -438,5 +438,5 @@ class Candidate:
     cost: Cost | None
     binds: str = ""
     rejected_because: str = ""
-    everyday: Outcome | None = None  # the whole fleet at the base rate; `outcome` is without the spares at the design rate
+    everyday: Outcome | None = None  # the whole fleet at the base rate; `outcome`: without spares at the design rate
     spare_replicas: int = 0  # of the deployment's replicas: those a failure may take
