@@ -2,9 +2,9 @@
 
 Fidelity: a simulation at full fidelity has enough requests that 50 of them lie beyond the highest percentile promised
 and that the traffic lasts 10 mean residences (TTFT limit + OSL × TPOT limit, or the E2E limit), 5,000 at least and
-50,000 at most; a recorded trace is simulated as it is, within the same most. Warm-up and cool-down are those of
-`metrics.window_of`. At higher rates the number grows with the rate, at most fourfold, so that the same
-stretch of time is seen. All fleets see the same requests.
+50,000 at most; a recorded trace is simulated as it is, its first 20,000 requests at most. Warm-up and cool-down are
+those of `metrics.window_of`. At higher rates the number grows with the rate, at most fourfold, so that the same stretch
+of time is seen. All fleets see the same requests.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ LEAST_REQUESTS, MOST_REQUESTS = 5_000, 50_000
 #: A first look takes this share of the requests and rejects only what misses by more than the margin.
 _COARSE_FRAC, _COARSE_REQUESTS, _COARSE_MARGIN = 0.125, 1_500, 1.3
 _MOST_LONGER = 4.0
+_MOST_RECORDED = 20_000
 _WINDOWS = 60  # of the utilisation's time series
 _HOPELESS = 8  # times the least possible number of replicas: more of them do not help
 
@@ -146,6 +147,9 @@ class Fleets:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario, self.slo = scenario, scenario.slo
         self.design_factor = scenario.policy.design_factor
+        self._recorded = len(getattr(scenario.workload.content, "arrive_s", ()))
+        #: whether a first look may reject; the beginning of a recorded trace need not be like the rest
+        self.looks_first = not self._recorded
         first = generate(scenario.workload, requests=LEAST_REQUESTS, seed=scenario.seed, rate_factor=self.design_factor)
         self.full_requests = self._enough(first)
         self.context_tokens = max(int(first.isl_tokens.mean() + first.osl_tokens.mean() / 2), 1)
@@ -156,9 +160,8 @@ class Fleets:
         self._trials: dict[tuple[object, ...], Outcome] = {}
 
     def _enough(self, sample: Requests) -> int:
-        recorded = getattr(self.scenario.workload.content, "arrive_s", None)
-        if recorded is not None:
-            return min(len(recorded), MOST_REQUESTS)
+        if self._recorded:
+            return min(self._recorded, _MOST_RECORDED)
         limits = {o.metric: o.limit_s for o in reversed(self.slo.objectives)}
         residence_s = limits.get("ttft", 0.0) + float(sample.osl_tokens.mean()) * limits.get(
             "tpot", limits.get("itl", 0.0)
@@ -183,10 +186,8 @@ class Fleets:
 
     def _generate(self, factor: float) -> Requests:
         scenario = self.scenario
-        recorded = hasattr(scenario.workload.content, "arrive_s")
-        count = (
-            self.full_requests if recorded else math.ceil(self.full_requests * max(factor / self.design_factor, 1.0))
-        )
+        longer = 1.0 if self._recorded else min(max(factor / self.design_factor, 1.0), _MOST_LONGER)
+        count = math.ceil(self.full_requests * longer)
         drawn: Requests = generate(
             scenario.workload, requests=min(count, MOST_REQUESTS), seed=scenario.seed, rate_factor=factor
         )
@@ -220,6 +221,7 @@ class Fleets:
             detail: with utilisation over time.
         """
         rate = self.design_factor if factor is None else factor
+        coarse = coarse and self.looks_first
         key = (option, replicas, rate, coarse, detail)
         if key not in self._trials:
             self._trials[key] = self._simulate(option, replicas, self.traffic(rate, coarse=coarse), detail=detail)
@@ -253,7 +255,7 @@ class Fleets:
     def holds(self, option: Option, replicas: int, factor: float | None = None) -> bool:
         """Return whether the SLO holds: a coarse look first, which only rejects what misses by far."""
         full = (option, replicas, self.design_factor if factor is None else factor, False, False)
-        if full not in self._trials:
+        if self.looks_first and full not in self._trials:
             first = self.run(option, replicas, factor, coarse=True)
             if shortfall(first, self.slo) > _COARSE_MARGIN:
                 return False

@@ -40,6 +40,9 @@ def plan(scenario: Scenario) -> Plan:
     search = Search(study.fleets)
     best = search.best(rated)
     if best is None:
+        study.fleets.looks_first = False  # before all is refused, nothing is rejected on a first look
+        best = search.best(rated)
+    if best is None:
         raise refuse(study)
     chosen = study.candidate(best)
     assert chosen.cost is not None

@@ -107,5 +107,5 @@ def repriced(cost: Cost, at: Price) -> Cost:
     return replace(cost, price=at, **scaled)
 
 
-def _per(cost: float, amount: float) -> float:
-    return cost / amount if amount > 0 else math.inf
+def _per(usd_per_s: float, per_s: float) -> float:
+    return usd_per_s / per_s if per_s > 0 else math.inf
