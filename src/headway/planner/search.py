@@ -6,9 +6,10 @@ by that one simulation, the others are bisected down. An option is left out unsi
 
 * its proved lower bound (`floors`) costs no less than the best, or
 * its estimate, scaled by what simulation found of the best one's and less a margin, does, or
-* other settings of the same shape, router and cache missed the SLO by far on such a fleet.
+* other settings of the same shape, router and cache missed the SLO by far on such a fleet, or missed it there with
+  fewer seats of which less than half were taken.
 
-The last two are not proved; `benchmarks/regret.py` measures them against simulating everything.
+All but the first are not proved; `benchmarks/regret.py` measures them against simulating everything.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _MARGIN_FRAC = 0.15
 #: Missing a limit by this factor on the largest fleet of use rules out the settings beside it.
 _FAR = 1.5
+#: Where less than this share of the seats is taken on average, more seats change nothing.
+_SPACIOUS_FRAC = 0.5
 #: Fleets of equal cost that are compared by their tail.
 _MOST_TIES = 6
 
@@ -104,7 +107,8 @@ class Search:
     fleets: Fleets
     found: list[Found] = field(default_factory=list)
     left_out: int = 0  # options ruled out unsimulated
-    hopeless: set[tuple[object, ...]] = field(default_factory=set)
+    hopeless: set[tuple[object, ...]] = field(default_factory=set)  # kinds that missed by far
+    spacious: dict[tuple[object, ...], int] = field(default_factory=dict)  # seats that were enough, by kind and budget
 
     def best(self, rated: Iterable[Rated], limit: float = math.inf) -> Found | None:
         """Return the cheapest fleet below a limit; of equal ones the one with the lower tail, then fewer GPUs."""
@@ -112,7 +116,7 @@ class Search:
         best: Found | None = None
         scale = 0.0  # simulated ÷ estimated of the best
         for one in ordered:
-            if one.kind in self.hopeless or self._ruled_out(one, scale, limit):
+            if self._like_a_miss(one) or self._ruled_out(one, scale, limit):
                 self.left_out += 1
                 continue
             found = self.fewest(one, limit)
@@ -132,16 +136,29 @@ class Search:
         most = one.most(limit)
         replicas = self.fleets.fewest(one.option, one.least, most, guess=one.estimate if most is None else most)
         if replicas is None:
-            self._note_far(one, most)
+            self._note_miss(one, most)
             return None
         self.found.append(Found(rated=one, replicas=replicas))
         return self.found[-1]
 
-    def _note_far(self, one: Rated, most: int | None) -> None:
-        if most is not None and most >= one.least:
-            first = self.fleets.run(one.option, most, coarse=True)
-            if shortfall(first, self.fleets.slo) > _FAR:
-                self.hopeless.add(one.kind)
+    def _note_miss(self, one: Rated, most: int | None) -> None:
+        """Remember how an option missed on the largest fleet of use."""
+        if most is None or most < one.least:
+            return
+        first = self.fleets.run(one.option, most, coarse=True)
+        if shortfall(first, self.fleets.slo) > _FAR:
+            self.hopeless.add(one.kind)
+        tpot, settings = first.latency["tpot"], one.option.pool.settings
+        running = first.output_tokens_per_s * tpot.mean_s / most if tpot.samples else 0.0  # Little's law
+        if running < _SPACIOUS_FRAC * settings.max_num_seqs:
+            key = (*one.kind, settings.max_num_batched_tokens)
+            self.spacious[key] = min(settings.max_num_seqs, self.spacious.get(key, settings.max_num_seqs))
+
+    def _like_a_miss(self, one: Rated) -> bool:
+        """Return whether an option beside this one missed in a way that this one shares."""
+        settings = one.option.pool.settings
+        enough = self.spacious.get((*one.kind, settings.max_num_batched_tokens), math.inf)
+        return one.kind in self.hopeless or settings.max_num_seqs >= enough
 
     def _settle(self, best: Found, ordered: list[Rated]) -> Found:
         """Of fleets of one cost, found ones and the shape's other settings, take the one that `measures` least."""
