@@ -69,7 +69,7 @@ def _one_line(text: str, longest: int = 400) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint naming the known word nearest to `word`, or a few known words where none is near."""
     names = list(known)
-    folded = {name.casefold(): name for name in names}
+    folded = {name.casefold(): name for name in reversed(names)}  # the first spelling of a name wins
     close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.55)
     if close:
         return f"did you mean {folded[close[0]]!r}?"

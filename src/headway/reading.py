@@ -92,7 +92,10 @@ class Node:
         if not isinstance(self.raw, yaml.ScalarNode):
             self.fail(f"expected {expected}, got {self._got()}")
         # the safe constructor of the library decides what a scalar means (int, float, bool, null, date, text)
-        return yaml.constructor.SafeConstructor().construct_object(self.raw)
+        try:
+            return yaml.constructor.SafeConstructor().construct_object(self.raw)
+        except (yaml.YAMLError, ValueError):  # an unknown tag, a date that is none
+            self.fail(f"expected {expected}, got {self._got()}")
 
     def _got(self) -> str:
         if self.is_mapping:

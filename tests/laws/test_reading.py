@@ -111,6 +111,14 @@ def test_scalars() -> None:
         entries["f"].text()
 
 
+@pytest.mark.parametrize("text", ["=", "!mine 3", "!!python/name:os 3", "2001-99-99", "!!int x", "!!float x"])
+def test_a_scalar_of_no_known_kind_is_refused(text: str) -> None:
+    node = parse_yaml(text)
+    for ask in (node.flag, node.integer, node.number):
+        with pytest.raises(InputError, match="line 1: expected"):
+            ask()
+
+
 def test_nearest_names_a_few_where_none_is_near() -> None:
     assert nearest("H100-SMX", ["h100-sxm", "l4"]) == "did you mean 'h100-sxm'?"
     assert nearest("zzz", ["b", "a"]) == "known: a, b"

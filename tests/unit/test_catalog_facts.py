@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,8 +84,9 @@ def test_a_link_named_by_an_accelerator_lends_figure_and_provenance() -> None:
 
 def test_models_answer_to_full_names_aliases_and_last_parts() -> None:
     catalog = load()
-    names = ("meta-llama/Llama-3.1-70B-Instruct", "llama-3.1-70b-instruct", "meta-llama/Meta-Llama-3.1-70B")
-    assert {catalog.model(name).name for name in names} == {names[0]}
+    full, alias = "meta-llama/Llama-3.1-70B-Instruct", "meta-llama/Meta-Llama-3.1-70B"
+    assert {catalog.model(name).name for name in (full, full.lower(), "llama-3.1-70b-instruct")} == {full}
+    assert catalog.model(alias.upper()) == replace(catalog.model(full), name=alias)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ REFUSED = {
         "max_gpus_per_replica",
     ),
     "format": ("headway: 1", "headway: 2", "line 1, headway", "format 2"),
-    "model": ("Llama-3.1-70B-Instruct", "Llama-3.1-70B-Instrukt", "line 2, model[1]", "llama-3.1-70b-instruct"),
+    "model": ("Llama-3.1-70B-Instruct", "Llama-3.1-70B-Instrukt", "line 2, model[1]", "Llama-3.1-70B-Instruct"),
     "accelerator": ("H100", "H1000", "line 6, allow.accelerators[0]", "did you mean"),
     "engine version": ("vllm@0.33.0", "vllm@0.3.0", "allow.engines[0]", "version"),
     "engine": ("vllm@0.33.0", "vlm", "allow.engines[0]", "vllm"),

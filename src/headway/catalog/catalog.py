@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -68,10 +69,14 @@ class Catalog:
     def model(self, name: str) -> Model:
         """Return the model of this name, alias, or last part of the name, in any case.
 
+        A model asked for by an alias, one of another checkpoint of the same shape, keeps that name.
+
         Raises:
             InputError: there is none; the nearest name is offered.
         """
-        return self._noun("models", name, models.build)
+        found = self._noun("models", name, models.build)
+        asked = next((alias for alias in found.aliases if alias.casefold() == name.strip().casefold()), found.name)
+        return found if asked == found.name else replace(found, name=asked)
 
     def engine(self, name: str, version: str | None = None) -> Engine:
         """Return this version of an engine, the newest known where none is asked for.

@@ -56,12 +56,15 @@ def next_commands(found: Plan, scenario: str, trace: str | None, *, models: int 
         trace: the recorded traffic it was planned for.
         models: how many the scenario allows; one need not be named.
     """
+    from headway.pictures.plans import routed
+
     deployment = found.chosen.deployment
     pool = deployment.pools[0]
     model = ["--model", pool.model.name] if models > 1 else []
     replica = [*model, *_replica_options(deployment)]
     source = [scenario, *(["--trace", trace] if trace else [])]
-    simulate = ["simulate", *source, *replica, "--replicas", str(pool.replicas), "--rate-factor", "3"]
+    fleet = ["--replicas", str(pool.replicas), *(["--router", deployment.router] if routed(deployment) else [])]
+    simulate = ["simulate", *source, *replica, *fleet, "--rate-factor", "3"]
     estimate = ["estimate", scenario, *replica, "--batch", "32"]
     price = ["price", pool.accelerator.name, "--gpus", str(deployment.gpus)]
     return tuple(shlex.join(["headway", *words]) for words in (simulate, estimate, price))

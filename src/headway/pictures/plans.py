@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from headway.pictures.charts import Point
     from headway.planner import Plan
-    from headway.planner.nouns import BandCheck, Lever, Step, Stress
+    from headway.planner.nouns import Lever, Step, Stress
     from headway.scenario import Assumption
     from headway.types import Belief, Candidate, Cost, Deployment, Outcome, Slo
 
 #: How many of each a screen has room for; the JSON document and the report have all.
-CANDIDATES, LEVERS, ASSUMPTIONS = 5, 7, 4
+CANDIDATES, LEVERS, ASSUMPTIONS, REASONS = 5, 7, 4, 2
 
 
 def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Page:
@@ -61,12 +61,12 @@ def headline(plan: Plan) -> str:
     """Return the choice in a sentence."""
     chosen, model = plan.chosen, plan.chosen.deployment.pools[0].model.name
     cost = f" at {show_usd(chosen.cost.usd_per_hour)}/hour" if chosen.cost else ""
-    spares = f" ({chosen.spare_replicas} spare)" if chosen.spare_replicas else ""
+    spares = f", {chosen.spare_replicas} of them spare" if chosen.spare_replicas else ""
     limits = ", ".join(
         f"{o.metric.upper()} {percentile(o.percentile_frac)} ≤ {seconds(o.limit_s)}" for o in plan.slo.objectives
     )
     return (
-        f"Serve {model} with {in_words(chosen.deployment)}{spares}: {counted(chosen.deployment.gpus, 'GPU')}{cost}. "
+        f"Serve {model} with {in_words(chosen.deployment, spares)}: {counted(chosen.deployment.gpus, 'GPU')}{cost}. "
         f"It holds {limits} up to {plan.design_rate_per_s:.3g} req/s "
         f"({plan.base_rate_per_s:.3g} req/s today), {_belief(chosen)}."
     )
@@ -76,13 +76,22 @@ def _belief(candidate: Candidate) -> Belief:
     return candidate.outcome.source if candidate.outcome else "estimated"
 
 
-def in_words(deployment: Deployment) -> str:
-    """Describe a deployment: `4 replicas of TP2 h100-sxm, fp8 weights, bf16 KV, vllm 0.33.0`."""
-    return " and ".join(
-        f"{counted(p.replicas, 'replica')} of {p.parallelism} {p.accelerator.name}, "
-        f"{p.weight_dtype} weights, {p.kv_dtype} KV, {p.engine} {p.engine_version}"
-        for p in deployment.pools
+def in_words(deployment: Deployment, spares: str = "") -> str:
+    """Describe a deployment: `1 replica of TP2 h100-sxm, fp8 weights, bf16 KV, vllm 0.33.0`, and its router."""
+    return (
+        " and ".join(
+            f"{counted(p.replicas, 'replica')} of {p.parallelism} {p.accelerator.name}, "
+            f"{p.weight_dtype} weights, {p.kv_dtype} KV, {p.engine} {p.engine_version}"
+            for p in deployment.pools
+        )
+        + (f", behind a {deployment.router} router" if routed(deployment) else "")
+        + spares
     )
+
+
+def routed(deployment: Deployment) -> bool:
+    """Whether there is anything to choose between for a router."""
+    return sum(p.replicas for p in deployment.pools) > 1
 
 
 def short_name(deployment: Deployment) -> str:
@@ -170,9 +179,10 @@ def _priced(cost: Cost | None) -> tuple[str, str]:
 def _counted(plan: Plan) -> str:
     search = plan.search
     refused = sum(r.candidates for r in search.refused)
+    reasons = "; ".join(f"{r.candidates:,} {r.reason}" for r in search.refused[:REASONS])
     return (
-        f"{search.enumerated:,} looked at: {refused:,} cannot, {search.bounded:,} cannot be cheaper, "
-        f"{search.simulated:,} simulated. Busy: p10/p50/p95 over time"
+        f"{search.enumerated:,} looked at: {refused:,} cannot{f' ({reasons})' if reasons else ''}, "
+        f"{search.bounded:,} cannot be cheaper, {search.simulated:,} simulated. Busy: p10/p50/p95 over time"
     )
 
 
@@ -193,7 +203,14 @@ def _steps(plan: Plan) -> Table:
 
 def _step(number: int, step: Step) -> tuple[str, ...]:
     belief = "" if step.belief == "estimated" else f"{step.belief}: "
-    return str(number), step.name, f"{step.figure:,.4g} {step.unit}".rstrip(), f"{belief}{step.how}"
+    return str(number), step.name, _figure(step), f"{belief}{step.how}"
+
+
+def _figure(step: Step) -> str:
+    if step.unit == "GPUs" and step.figure == int(step.figure):
+        return counted(int(step.figure), "GPU")
+    shown = f"{step.figure:,.0f}" if abs(step.figure) >= 1000 else f"{step.figure:.4g}"
+    return f"{shown} {step.unit}".rstrip()
 
 
 def _levers(levers: Sequence[Lever]) -> Table:
@@ -226,14 +243,21 @@ def _breaks(plan: Plan) -> Lines:
     holds, breaks = f"{first.holds_factor:.3g}×", f"{first.breaks_factor:.3g}×"
     lead = f"Holds to {holds} today's rate; at {breaks} {first.breaks} gives way first."
     stressed = (_stress(s) for s in plan.stress)
-    return Lines(title="What breaks first", lines=(lead, *stressed, *_unsafe(plan.band_check)))
+    return Lines(title="What breaks first", lines=(lead, *stressed, *_unsafe(plan)))
 
 
-def _unsafe(check: BandCheck | None) -> tuple[str, ...]:
+def _unsafe(plan: Plan) -> tuple[str, ...]:
     """What becomes of the choice where the model is wrong as far as its bands allow."""
-    if check is None or not check.bands:
+    check, outcome = plan.band_check, plan.chosen.outcome
+    if check is None or not check.bands or outcome is None:
         return ()
-    lead = "If every latency lay at the slow end of its band: "
+    slow = {
+        o: outcome.latency[o.metric].at(o.percentile_frac) * (1.0 + check.bands[str(o)].high_frac)
+        for o in plan.slo.objectives
+        if str(o) in check.bands and o.metric in outcome.latency
+    }
+    beyond = ", ".join(f"{o} {seconds(value_s)}" for o, value_s in slow.items() if value_s > o.limit_s)
+    lead = f"If every latency lay at the slow end of its band{f' ({beyond})' if beyond else ''}: "
     if check.holds:
         return (f"{lead}the choice still holds",)
     if check.replicas is None or check.usd_per_hour is None:

@@ -141,7 +141,7 @@ def capacity_method(
             name="theoretical minimum + 20 % tax",
             figure=least,
             unit="replicas",
-            how=f"{rate_per_s:g} req/s at datasheet peaks: {each}; the largest × {_TAX}",
+            how=f"{rate_per_s:.4g} req/s at datasheet peaks: {each}; the largest × {_TAX}",
         ),
         Step(
             name="burst factor",

@@ -14,6 +14,7 @@ from headway.planner.price import repriced
 from headway.planner.search import Found
 from headway.planner.study import tails
 from headway.simulator import ROUTERS
+from headway.units import show_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +107,7 @@ def rate_one(study: Study, option: Option) -> Rated | str:
     floors = Floors([option])
     missed = floors.missed(option, study.demand(caching=option.pool.settings.enable_prefix_caching))
     if missed:
-        return f"{missed[0]} is at least {1000 * missed[1]:.3g} ms even when idle"
+        return f"{missed[0]} is at least {show_s(missed[1])} even when idle"
     return study.rate([(floors, [option])])[0]
 
 
@@ -153,7 +154,7 @@ def _relaxed(study: Study, chosen: Found, now: Candidate) -> list[Lever]:
     slo = widened(study.slo, binds, binds.limit_s * _RELAXED)
     replicas = study.fleets.under(slo).fewest(chosen.option, chosen.rated.least, chosen.replicas, guess=chosen.replicas)
     found = Found(rated=chosen.rated, replicas=replicas or chosen.replicas)
-    name = f"{binds} ≤ {1000 * binds.limit_s * _RELAXED:.3g} ms (+20 %)"
+    name = f"{binds} ≤ {show_s(binds.limit_s * _RELAXED)} (+20 %)"
     return [_lever(study, now, name, study.sketch(found, slo))]
 
 

@@ -34,8 +34,12 @@ def breaking(study: Study, chosen: Found) -> Breaking:
     )
     steps = _step(_MOST_FACTOR) if steps is None else steps
     worst = _misses(study, chosen, _RATIO**steps)
+    holds, breaks = _RATIO ** (steps - 1), _RATIO**steps
+    planned = study.policy.design_factor  # simulated, and held without the spares
     return Breaking(
-        holds_factor=_RATIO ** (steps - 1), breaks_factor=_RATIO**steps, breaks=worst[0] if worst else "nothing"
+        holds_factor=max(holds, planned) if planned < breaks else holds,
+        breaks_factor=breaks,
+        breaks=worst[0] if worst else "nothing",
     )
 
 

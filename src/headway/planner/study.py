@@ -15,6 +15,7 @@ from headway.planner.price import choose_prices, input_share, price
 from headway.planner.search import Rated, spares
 from headway.planner.space import Space
 from headway.types import Candidate, Deployment
+from headway.units import show_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -115,7 +116,7 @@ class Study:
             return True
         objective, floor_s = found
         self.unable.append(option)
-        example = f"{option.shape}: at least {1000 * floor_s:.3g} ms, allowed {1000 * objective.limit_s:.3g} ms"
+        example = f"{option.shape}: at least {show_s(floor_s)}, allowed {show_s(objective.limit_s)}"
         self.space.refusals.add(f"cannot meet {objective} even when idle", example)
         return False
 
