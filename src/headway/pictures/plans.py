@@ -66,7 +66,7 @@ def headline(plan: Plan) -> str:
         f"{o.metric.upper()} {percentile(o.percentile_frac)} ≤ {seconds(o.limit_s)}" for o in plan.slo.objectives
     )
     return (
-        f"Serve {model} with {in_words(chosen.deployment, spares)}: {counted(chosen.deployment.gpus, 'GPU')}{cost}. "
+        f"Serve {model} with {in_words(chosen.deployment)}{spares}: {counted(chosen.deployment.gpus, 'GPU')}{cost}. "
         f"It holds {limits} up to {plan.design_rate_per_s:.3g} req/s "
         f"({plan.base_rate_per_s:.3g} req/s today), {_belief(chosen)}."
     )
@@ -76,17 +76,15 @@ def _belief(candidate: Candidate) -> Belief:
     return candidate.outcome.source if candidate.outcome else "estimated"
 
 
-def in_words(deployment: Deployment, spares: str = "") -> str:
+def in_words(deployment: Deployment) -> str:
     """Describe a deployment: `1 replica of TP2 h100-sxm, fp8 weights, bf16 KV, vllm 0.33.0`, and its router."""
-    return (
-        " and ".join(
-            f"{counted(p.replicas, 'replica')} of {p.parallelism} {p.accelerator.name}, "
-            f"{p.weight_dtype} weights, {p.kv_dtype} KV, {p.engine} {p.engine_version}"
-            for p in deployment.pools
-        )
-        + (f", behind a {deployment.router} router" if routed(deployment) else "")
-        + spares
+    pools = (
+        f"{counted(p.replicas, 'replica')} of {p.parallelism} {p.accelerator.name}, "
+        f"{p.weight_dtype} weights, {p.kv_dtype} KV, {p.engine} {p.engine_version}"
+        for p in deployment.pools
     )
+    router = f", behind a {deployment.router} router" if routed(deployment) else ""
+    return " and ".join(pools) + router
 
 
 def routed(deployment: Deployment) -> bool:
