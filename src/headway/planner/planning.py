@@ -70,7 +70,7 @@ def plan(scenario: Scenario) -> Plan:
         levers=lever.levers(study, best, chosen, others),
         breaking=breaking,
         stress=stress.stress(study, best, chosen.cost, breaking.holds_factor),
-        assumptions=(*scenario.assumptions, *premises(study, best)),
+        assumptions=(*premises(study, best), *scenario.assumptions),
         search=figures,
         slo=study.slo,
         base_rate_per_s=scenario.rate_per_s,
