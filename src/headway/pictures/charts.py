@@ -214,7 +214,7 @@ def pareto(points: Sequence[Point], belief: Belief, *, tail: str, title: str = "
         axes.set_ylim(0, 1.15 * scale * max((p.tail_s for p in finite), default=1.0))
         if len(finite) > 1 and _spread([p.usd_per_hour for p in finite]) > 8:
             _log(axes, "x")
-        _name(axes, front, scale)
+        _name(axes, front, best, scale)
         if finite:
             axes.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
     return figure
@@ -229,22 +229,19 @@ def _scatter(axes: Axes, points: Sequence[Point], scale: float, **style: Any) ->
         axes.scatter([p.usd_per_hour for p in points], [p.tail_s * scale for p in points], zorder=3, **style)
 
 
-def _name(axes: Axes, front: Sequence[Point], scale: float) -> None:
-    """Name the points of the front, up and to the right where a falling front leaves room; the last below it."""
-    for index, point in enumerate(front[:8], start=1):
-        last = index == len(front) > 1
+def _name(axes: Axes, front: Sequence[Point], best: Sequence[Point], scale: float) -> None:
+    """Number the front, below the line of the best and above the others; the names stand beside the chart."""
+    for number, point in enumerate(front, start=1):
         axes.annotate(
-            point.label,
+            str(number),
             (point.usd_per_hour, point.tail_s * scale),
-            xytext=(6, -12) if last else (6, 5),
-            ha="right" if last else "left",
+            xytext=(-6, -16) if point in best else (0, 7),
             textcoords="offset points",
-            fontsize=8,
-            color=INK,
+            ha="center",
+            fontsize=9,
         )
-
-
-# --- workload -------------------------------------------------------------------------------------------
+    names = "\n".join(f"{n}  {p.label}, ${p.usd_per_hour:,.2f}" for n, p in enumerate(front, start=1))
+    axes.text(1.02, 1.0, names, transform=axes.transAxes, va="top", fontsize=9, linespacing=1.6)
 
 
 def workload(
