@@ -229,3 +229,17 @@ def test_the_least_that_passes_is_found_to_a_stride(answer: int, above: int, sta
     assert answer <= found < answer + stride
     assert found in asked
     assert len(asked) == len(set(asked))
+
+
+def test_the_fleet_does_not_hang_on_the_seed(tmp_path: Path) -> None:
+    example = (Path(__file__).parents[2] / "examples" / "chat-70b.yaml").read_text(encoding="utf-8")
+    fleets = set()
+    for seed in range(3):
+        file = tmp_path / "chat.yaml"
+        file.write_text(example.replace("seed: 0", f"seed: {seed}"), encoding="utf-8")
+        found = plan(read_scenario(file, catalog=CATALOG))
+        outcome = found.chosen.outcome
+        assert outcome is not None
+        assert outcome.requests_per_s == pytest.approx(found.design_rate_per_s, rel=0.1)
+        fleets.add(found.chosen.deployment.pools[0].replicas)
+    assert max(fleets) - min(fleets) <= 1

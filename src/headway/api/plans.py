@@ -38,11 +38,12 @@ def chosen_run(found: Plan, scenario: Scenario) -> Simulated:
         found: the plan.
         scenario: what was planned, under the traffic it was planned for.
     """
-    from headway.api.simulations import run, traffic
+    from headway.api.simulations import run
+    from headway.planner.fleet import Fleets
 
     deployment = found.chosen.deployment
     pool = dataclasses.replace(deployment.pools[0], replicas=deployment.pools[0].replicas - found.chosen.spare_replicas)
     factor = scenario.policy.design_factor
-    arriving = traffic(scenario, requests=found.search.requests, rate_factor=factor, seed=scenario.seed)
+    arriving = Fleets(scenario).traffic(factor)
     judged = dataclasses.replace(deployment, pools=(pool,))
     return run(scenario, judged, arriving, rate_factor=factor, seed=scenario.seed)

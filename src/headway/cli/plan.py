@@ -83,7 +83,7 @@ def _replica_options(deployment: Deployment) -> list[str]:
     }
     words = [word for option, value in named.items() if value for word in (option, value)]
     expert = ["--expert-parallel"] if pool.parallelism.ep > 1 else []
-    swept = ("max_num_seqs", "max_num_batched_tokens")
+    swept = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
     return [*words, *expert, *(w for name in swept for w in ("--set", f"{name}={getattr(pool.settings, name)}"))]
 
 

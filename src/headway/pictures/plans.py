@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from headway.types import Belief, Candidate, Cost, Deployment, Outcome, Slo
 
 #: How many of each a screen has room for; the JSON document and the report have all.
-CANDIDATES, LEVERS, ASSUMPTIONS, REASONS = 5, 7, 4, 2
+CANDIDATES, LEVERS, ASSUMPTIONS, REASONS = 5, 7, 3, 2
 
 
 def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Page:
@@ -180,7 +180,8 @@ def _counted(plan: Plan) -> str:
     reasons = "; ".join(f"{r.candidates:,} {r.reason}" for r in search.refused[:REASONS])
     return (
         f"{search.enumerated:,} looked at: {refused:,} cannot{f' ({reasons})' if reasons else ''}, "
-        f"{search.bounded:,} cannot be cheaper, {search.simulated:,} simulated. Busy: p10/p50/p95 over time"
+        f"{search.bounded:,} dearer (proved or estimated), {search.simulated:,} simulated. "
+        "Busy: p10/p50/p95 over time"
     )
 
 

@@ -21,6 +21,7 @@ from headway import metrics
 from headway.perf import replica as perf_replica
 from headway.simulator import FAILED, seconds, simulate
 from headway.workload import generate
+from headway.workload.arrivals import Modulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -35,7 +36,7 @@ LEAST_REQUESTS, MOST_REQUESTS = 5_000, 50_000
 #: A first look takes this share of the requests and rejects only what misses by more than the margin.
 _COARSE_FRAC, _COARSE_REQUESTS, _COARSE_MARGIN = 0.125, 1_500, 1.3
 _MOST_LONGER = 4.0
-_MOST_RECORDED = 20_000
+_MOST_RECORDED = 200_000
 _WINDOWS = 60  # of the utilisation's time series
 _HOPELESS = 8  # times the least possible number of replicas: more of them do not help
 
@@ -52,6 +53,16 @@ def head(requests: Requests, count: int) -> Requests:
             prefix, offsets=offsets, first_ids=prefix.first_ids[:runs], counts=prefix.counts[:runs]
         )
     return dataclasses.replace(requests, prefix=prefix, **cut)
+
+
+def at_mean_rate(requests: Requests, rate_per_s: float) -> Requests:
+    """Return the requests with time stretched so that their mean rate is the one asked for.
+
+    The states of modulated arrivals stay for minutes: a simulation sees few of them, and which ones would decide what
+    rate a fleet is sized for. Bursts within the stretch keep their shape.
+    """
+    stretch = len(requests) / (rate_per_s * float(requests.arrive_s[-1]))
+    return dataclasses.replace(requests, arrive_s=requests.arrive_s * stretch)
 
 
 def figure_s(outcome: Outcome, objective: Objective) -> float:
@@ -147,9 +158,9 @@ class Fleets:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario, self.slo = scenario, scenario.slo
         self.design_factor = scenario.policy.design_factor
-        self._recorded = len(getattr(scenario.workload.content, "arrive_s", ()))
+        self.recorded = len(getattr(scenario.workload.content, "arrive_s", ()))
         #: whether a first look may reject; the beginning of a recorded trace need not be like the rest
-        self.looks_first = not self._recorded
+        self.looks_first = not self.recorded
         first = generate(scenario.workload, requests=LEAST_REQUESTS, seed=scenario.seed, rate_factor=self.design_factor)
         self.full_requests = self._enough(first)
         self.context_tokens = max(int(first.isl_tokens.mean() + first.osl_tokens.mean() / 2), 1)
@@ -160,8 +171,8 @@ class Fleets:
         self._trials: dict[tuple[object, ...], Outcome] = {}
 
     def _enough(self, sample: Requests) -> int:
-        if self._recorded:
-            return min(self._recorded, _MOST_RECORDED)
+        if self.recorded:
+            return min(self.recorded, _MOST_RECORDED)
         limits = {o.metric: o.limit_s for o in reversed(self.slo.objectives)}
         residence_s = limits.get("ttft", 0.0) + float(sample.osl_tokens.mean()) * limits.get(
             "tpot", limits.get("itl", 0.0)
@@ -186,11 +197,11 @@ class Fleets:
 
     def _generate(self, factor: float) -> Requests:
         scenario = self.scenario
-        longer = 1.0 if self._recorded else min(max(factor / self.design_factor, 1.0), _MOST_LONGER)
-        count = math.ceil(self.full_requests * longer)
-        drawn: Requests = generate(
-            scenario.workload, requests=min(count, MOST_REQUESTS), seed=scenario.seed, rate_factor=factor
-        )
+        longer = min(max(factor / self.design_factor, 1.0), _MOST_LONGER)
+        count = self.full_requests if self.recorded else min(math.ceil(self.full_requests * longer), MOST_REQUESTS)
+        drawn: Requests = generate(scenario.workload, requests=count, seed=scenario.seed, rate_factor=factor)
+        if isinstance(scenario.workload.arrivals.pattern, Modulated) and drawn.session_id is None:
+            return at_mean_rate(drawn, scenario.rate_per_s * factor)
         return drawn
 
     def under(self, slo: Slo) -> Fleets:

@@ -19,6 +19,8 @@ def premises(study: Study, best: Found) -> tuple[Assumption, ...]:
     fixed = "max_model_len" in study.scenario.settings
     longest = int((requests.isl_tokens + requests.osl_tokens).max())
     too_long = study.demand(caching=False).too_long_frac(shape.max_model_len)
+    recorded = study.fleets.recorded
+    part = f", the first of the {recorded:,} recorded" if recorded > len(requests) else ""
     cut = f"; {100 * too_long:.2g} % of the requests are longer and count as failed" if too_long else ""
     return (
         Assumption(
@@ -50,7 +52,7 @@ def premises(study: Study, best: Found) -> tuple[Assumption, ...]:
         ),
         Assumption(
             name="fidelity",
-            value=f"{len(requests):,} requests a simulation",
+            value=f"{len(requests):,} requests a simulation{part}",
             source=f"the first {100 * WARM_UP_FRAC:g} % and the last {100 * COOL_DOWN_FRAC:g} % are not counted",
         ),
         Assumption(

@@ -123,7 +123,8 @@ class Search:
             if found:
                 best, limit = found, found.usd_per_hour
                 # one fewer does not do, so what is really needed lies between; the lower end leaves out least
-                scale = (found.replicas - 1) / one.estimate * (1 - _MARGIN_FRAC)
+                # (an estimate that was too low says nothing against the others)
+                scale = min((found.replicas - 1) / one.estimate, 1.0) * (1 - _MARGIN_FRAC)
         return None if best is None else self._settle(best, ordered)
 
     @staticmethod
