@@ -241,6 +241,10 @@ def _breaks(plan: Plan) -> Lines:
     first = plan.breaking
     holds, breaks = f"{first.holds_factor:.3g}×", f"{first.breaks_factor:.3g}×"
     lead = f"Holds to {holds} today's rate; at {breaks} {first.breaks} gives way first."
+    if first.holds_factor > 1:
+        gpus = plan.chosen.deployment.gpus
+        idle = gpus * (1 - 1 / first.holds_factor)
+        lead += f" Today's rate needs {gpus - idle:.3g} of {gpus} GPU-hours an hour; {idle:.3g} are spare."
     stressed = (_stress(s) for s in plan.stress)
     return Lines(title="What breaks first", lines=(lead, *stressed, *_unsafe(plan)))
 
