@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     IntColumn = NDArray[np.int64]
     FloatColumn = NDArray[np.float64]
+    BoolColumn = NDArray[np.bool_]
 
 #: How a figure came to be. Never mixed, always shown.
 Belief = Literal["estimated", "simulated", "measured"]
@@ -197,6 +198,17 @@ class EngineSettings:
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
     async_scheduling: bool = True
+    engine: str = "vllm"  # whose scheduling policy: a name of headway.simulator.POLICIES
+    version: str = "0.33.0"  # of that engine; the policy of the nearest known version that is not newer
+    scheduling_policy: str = "fcfs"  # or "priority"
+    max_num_active_seqs: int | None = None  # None: max_num_seqs
+    max_num_scheduled_tokens: int | None = None  # None: max_num_batched_tokens
+    long_prefill_token_threshold: int = 0  # 0: none
+    long_prefill_token_threshold_adaptive: bool = False
+    prefill_schedule_interval: int = 1
+    watermark: float = 0.0  # share of the KV blocks an admission leaves free
+    max_loras: int | None = None  # None: any number of adapters at once
+    pipeline_parallel_size: int = 1  # stages a batch goes through one after the other
     cuda_graph_sizes: tuple[int, ...] = ()  # batch sizes captured; empty: no graphs, no padding
 
 
@@ -233,6 +245,10 @@ class Requests:
     tenant_id: IntColumn | None = None
     class_id: IntColumn | None = None
     priority: IntColumn | None = None  # smaller is sooner, as in vLLM
+    max_tokens: IntColumn | None = None  # what the client allowed; where it is more than osl, a stop token ends it
+    abort_s: FloatColumn | None = None  # the client hangs up then; NaN: never
+    remote_prefill: BoolColumn | None = None  # the KV of its prompt comes from a prefill replica
+    hold_s: FloatColumn | None = None  # its KV is held so long after it ended, for a decode replica; NaN: not at all
 
     def __len__(self) -> int:
         return len(self.arrive_s)
@@ -350,6 +366,34 @@ class StepTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """Drafts of later tokens, verified in one step.
+
+    A request's v-th verification accepts `accepted[v % len(accepted)]` of its drafts (at most those scheduled).
+    """
+
+    method: str  # "ngram", "eagle", "mtp", "draft_model"
+    num_speculative_tokens: int
+    accepted: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvGroup:
+    """Layers that share block tables: a pool serves all groups, each needs blocks of its own for every request."""
+
+    layers: int
+    window_tokens: int | None = None  # None: full attention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvTransfer:
+    """How long it takes to load the KV of a prompt from a prefill replica: base_ps + ps_per_token · tokens."""
+
+    base_ps: int
+    ps_per_token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
     """All the simulator knows of one replica."""
 
@@ -357,6 +401,9 @@ class Replica:
     step: StepTable
     num_gpu_blocks: int  # usable KV blocks of the whole replica
     frontend_s: float = 0.0  # tokenise, HTTP, IPC: added to TTFT and E2E of every request
+    speculation: Speculation | None = None
+    kv_groups: tuple[KvGroup, ...] = ()  # empty: one group of full attention
+    kv_transfer: KvTransfer | None = None  # a decode or prefill replica of a disaggregated pair
 
 
 # --- what came of it --------------------------------------------------------------------------------------
