@@ -391,6 +391,7 @@ class KvTransfer:
 
     base_ps: int
     ps_per_token: int
+    kv_role: str = "kv_consumer"  # or "kv_producer", "kv_both", as in vLLM's kv_transfer_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
