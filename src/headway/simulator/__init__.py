@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headway.simulator.itl import GapPart, Gaps
     from headway.simulator.loading import compiled
+    from headway.simulator.recording import record
     from headway.simulator.routers import ROUTERS
     from headway.simulator.run import simulate
     from headway.simulator.simulation import FAILED, FINISHED, UNFINISHED, Counters, Series, Simulation, seconds
@@ -42,6 +43,7 @@ __all__ = [
     "Series",
     "Simulation",
     "compiled",
+    "record",
     "seconds",
     "simulate",
 ]
@@ -57,6 +59,7 @@ _HOME = {
     "Series": "simulation",
     "Simulation": "simulation",
     "compiled": "loading",
+    "record": "recording",
     "seconds": "simulation",
     "simulate": "run",
 }

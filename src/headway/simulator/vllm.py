@@ -1,0 +1,781 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
+# mypy: disable-error-code="untyped-decorator"
+# ruff: noqa: FBT003 - C functions take no keywords
+"""vLLM's V1 scheduler, every feature of it, on the general engine.
+
+    Pool     the KV blocks of a replica: a free list, and the cached blocks by key
+    Vllm     one call of `form` is one call of the real scheduler: running requests first, then the waiting line
+
+Written from the rules; equal to recorded schedules of the real scheduler in every field.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cython
+import numpy as np
+
+if cython.compiled:
+    from cython.cimports.headway.simulator.stepping import Batch, Line, Stepper, Table
+else:
+    from headway.simulator.stepping import Batch, Line, Stepper, Table
+from headway.simulator.stepping import _grown, _ints, _view
+
+COMPILED: bool = cython.compiled
+NEVER = cython.declare(cython.longlong, 1 << 62)
+_MIX = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Knuth's multiplicative hashing
+WAITING = cython.declare(cython.schar, 0)
+RUNNING = cython.declare(cython.schar, 1)
+LOADING = cython.declare(cython.schar, 2)
+LOADED = cython.declare(cython.schar, 3)
+ENDED = cython.declare(cython.schar, 4)
+NO_KEY = cython.declare(cython.longlong, -1)
+
+
+@cython.final
+@cython.cclass
+class Pool:
+    """The KV blocks of a replica.
+
+    The free list runs from the block taken next to the block taken last; a free block may still carry a key, and is
+    then a cached one. Blocks of one key are chained in the order in which they were registered.
+    """
+
+    free: cython.longlong
+    key: cython.longlong[::1]  # −1: none
+    refs: cython.int[::1]
+    before: cython.int[::1]  # free list; entry `end` closes the ring
+    after: cython.int[::1]
+    chain: cython.int[::1]
+    bucket: cython.int[::1]
+    end: cython.int
+    uncached_first: cython.bint
+
+    def __init__(self, number: int, uncached_first: bool) -> None:  # noqa: FBT001 - a version's switch
+        self.free, self.end, self.uncached_first = number, number, uncached_first
+        self.key, self.refs = _ints(number, -1, np.int64), _ints(number)
+        self.chain = _ints(number, -1)
+        numbers = np.arange(number + 1, dtype=np.int32)
+        self.before, self.after = _view(np.roll(numbers, 1)), _view(np.roll(numbers, -1))
+        self.bucket = _ints(1 << max(4, min(24, number.bit_length())), -1)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def place(self, key: cython.longlong) -> cython.longlong:
+        mixed: cython.ulonglong = cython.cast(cython.ulonglong, key) * _MIX
+        return cython.cast(cython.longlong, (mixed >> 32) & cython.cast(cython.ulonglong, self.bucket.shape[0] - 1))
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def find(self, key: cython.longlong) -> cython.int:
+        """Return the first block registered with a key, −1 where there is none."""
+        block: cython.int = self.bucket[self.place(key)]
+        while block >= 0 and self.key[block] != key:
+            block = self.chain[block]
+        return block
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def register(self, block: cython.int, key: cython.longlong) -> cython.int:
+        """Let a block be found by a key."""
+        place: cython.longlong = self.place(key)
+        self.key[block] = key
+        self.chain[block] = -1
+        last: cython.int = self.bucket[place]
+        if last < 0:
+            self.bucket[place] = block
+            return 0
+        while self.chain[last] >= 0:
+            last = self.chain[last]
+        self.chain[last] = block
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def forget(self, block: cython.int) -> cython.int:
+        """Let a block no longer be found."""
+        place: cython.longlong = self.place(self.key[block])
+        other: cython.int = self.bucket[place]
+        if other == block:
+            self.bucket[place] = self.chain[block]
+        else:
+            while self.chain[other] != block:
+                other = self.chain[other]
+            self.chain[other] = self.chain[block]
+        self.key[block] = NO_KEY
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def take(self) -> cython.int:
+        """Take the block at the head of the free list; what it cached is gone."""
+        block: cython.int = self.after[self.end]
+        self.unlink(block)
+        if self.key[block] != NO_KEY:
+            self.forget(block)
+        self.refs[block] = 1
+        return block
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def touch(self, block: cython.int) -> cython.int:
+        """Hold a cached block."""
+        if self.refs[block] == 0:
+            self.unlink(block)
+        self.refs[block] += 1
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def unlink(self, block: cython.int) -> cython.int:
+        self.after[self.before[block]] = self.after[block]
+        self.before[self.after[block]] = self.before[block]
+        self.free -= 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def release(self, block: cython.int) -> cython.int:
+        """Let a block go: a cached one to the end of the free list, another to its head."""
+        self.refs[block] -= 1
+        if self.refs[block] > 0:
+            return 0
+        ahead: cython.int = self.before[self.end]
+        if self.key[block] == NO_KEY and self.uncached_first:
+            ahead = self.end
+        behind: cython.int = self.after[ahead]
+        self.before[block] = ahead
+        self.after[block] = behind
+        self.after[ahead] = block
+        self.before[behind] = block
+        self.free += 1
+        return 0
+
+
+@cython.final
+@cython.cclass
+class Vllm(Stepper):
+    """One replica of vLLM."""
+
+    # settings
+    max_seqs: cython.int
+    max_num_batched_tokens: cython.longlong
+    max_num_scheduled_tokens: cython.longlong
+    block_size: cython.int
+    chunked: cython.bint
+    caching: cython.bint
+    reserve: cython.bint
+    priority: cython.bint
+    threshold: cython.longlong
+    adaptive: cython.bint
+    lone_exempt: cython.bint
+    interval: cython.int
+    watermark: cython.longlong
+    max_loras: cython.int
+    lookahead: cython.int
+    hash_lookahead: cython.int
+    drop_last_hit: cython.bint
+    draft_slots: cython.int
+    go_on_after_self: cython.bint
+    loras_of_all: cython.bint
+    deferring: cython.bint
+    # memory
+    pool: Pool
+    groups: cython.int
+    rows: cython.int[:, ::1]  # blocks held, by holder and group
+    count: cython.int[::1]  # how many
+    named: cython.int[::1]  # how many of them are registered
+    spare_holders: list[Any]
+    deferred: list[Any]  # (last batch, blocks) that return when that batch is processed
+    # the ids of all requests, in blocks of this engine
+    stride: cython.longlong
+    first_key: cython.longlong[::1]
+    counts_of: cython.longlong[::1]
+    offset: cython.longlong[::1]
+    hits: cython.int[::1]
+    hit: cython.int
+    idle: cython.int
+    # queues
+    order: cython.int[::1]
+    line: Line
+    holding: Line
+    # one prefill in so many steps
+    steps_since: cython.longlong
+    capacity_bound: cython.bint
+    # one call of the scheduler
+    tokens_left: cython.longlong
+    inputs_left: cython.longlong
+    chunk_limit: cython.longlong
+    held: cython.bint
+    prefilled: cython.bint
+    position: cython.int
+    scheduled_running: cython.int
+    running_prefill: cython.bint
+
+    def __init__(self, replica: Any, ids: Any, table: Table, record: Any, profile: Any) -> None:
+        Stepper.__init__(self, replica, table, record)
+        settings, speculation = replica.settings, replica.speculation
+        self.max_seqs = settings.max_num_active_seqs or settings.max_num_seqs
+        self.max_num_batched_tokens = settings.max_num_batched_tokens
+        self.max_num_scheduled_tokens = settings.max_num_scheduled_tokens or settings.max_num_batched_tokens
+        self.block_size = settings.block_size
+        self.chunked, self.caching = settings.enable_chunked_prefill, settings.enable_prefix_caching
+        self.reserve = settings.scheduler_reserve_full_isl and profile.full_isl_gate
+        self.priority = settings.scheduling_policy == "priority"
+        self.threshold = settings.long_prefill_token_threshold
+        self.adaptive = settings.long_prefill_token_threshold_adaptive
+        self.lone_exempt = profile.lone_request_exempt
+        self.interval = settings.prefill_schedule_interval
+        self.watermark = int(settings.watermark * (replica.num_gpu_blocks + 1))  # the null block counts
+        self.max_loras = settings.max_loras or 0
+        self.go_on_after_self = profile.priority_goes_on
+        self.loras_of_all = profile.loras_of_all_running
+        method = speculation.method if speculation is not None else "ngram"
+        self.lookahead = 0 if method == "ngram" else self.drafting
+        self.draft_slots = 1 if method == "draft_model" else 0
+        transfer = replica.kv_transfer
+        drafter_reads_hidden = method in ("eagle", "eagle3", "mtp")
+        hashed_ahead = profile.lookahead_hashes and transfer is None
+        self.hash_lookahead = 1 if drafter_reads_hidden and hashed_ahead else 0
+        self.drop_last_hit = drafter_reads_hidden and not hashed_ahead
+        self.deferring = transfer is not None and transfer.kv_role != "kv_producer" and self.depth > 1
+        self.pool = Pool(replica.num_gpu_blocks, profile.uncached_first)
+        self.groups = 1
+        longest = int(np.max(np.asarray(table.isl) + np.asarray(table.osl), initial=1)) + self.lookahead + self.drafting
+        self.rows = _view(np.zeros((16, min(longest + 1, self.max_model_len + 1) // self.block_size + 2), np.int32))
+        self.count, self.named = _ints(16), _ints(16)
+        self.spare_holders = list(range(15, -1, -1))
+        self.deferred = []
+        self.stride = 0
+        self.first_key = self.counts_of = self.offset = _ints(1, 0, np.int64)
+        if ids is not None and self.caching:
+            self.stride = ids[0]
+            self.offset, self.first_key, self.counts_of = (_view(column) for column in ids[1:])
+        self.hits = _ints(self.rows.shape[1])
+        self.hit = self.idle = 0
+        self.order = _ints(16)
+        self.line, self.holding = Line(table, self.priority), Line(table, self.priority)
+        self.steps_since, self.capacity_bound = 1 << 40, False
+
+    # --- queues
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def enter(self, request: cython.int) -> cython.int:
+        """Let a request that has just arrived queue up."""
+        self.line.push(request)
+        self.waiting += 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def run(self, request: cython.int) -> cython.int:
+        """Move a request to the end of running."""
+        if self.running == self.order.shape[0]:
+            self.order = _grown(self.order)
+        self.order[self.running] = request
+        self.running += 1
+        self.table.status[request] = RUNNING
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def retire(self, request: cython.int) -> cython.int:
+        """Take a request out of running; return where it was."""
+        i: cython.int = self.running - 1
+        while self.order[i] != request:
+            i -= 1
+        where: cython.int = i
+        self.running -= 1
+        for i in range(where, self.running):
+            self.order[i] = self.order[i + 1]
+        return where
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def leave(self, request: cython.int) -> cython.int:
+        """Free the memory and the place of a request that ended."""
+        table: Table = self.table
+        status: cython.schar = table.status[request]
+        if status == RUNNING:
+            self.retire(request)
+        elif status == WAITING:
+            self.line.remove(request)
+            self.waiting -= 1
+        else:
+            self.holding.remove(request)
+            self.waiting -= 1
+        if status == LOADING:
+            self.held_back += 1  # its blocks are being written
+            return 0
+        if table.hold[request] >= 0 and table.known[request] >= table.most[request] and status == RUNNING:
+            self.held_back += 1
+            self.send_off(request, "send", table.hold[request], 0)
+            return 0
+        return self.free_all(request)
+
+    # --- memory
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def hold(self, request: cython.int) -> cython.int:
+        """Give a request a row for its blocks."""
+        if not self.spare_holders:
+            size = self.count.shape[0]
+            rows = np.asarray(self.rows)
+            self.rows = _view(np.concatenate([rows, np.zeros_like(rows)]))
+            self.count, self.named = _grown(self.count), _grown(self.named)
+            self.spare_holders = list(range(2 * size - 1, size - 1, -1))
+        holder: cython.int = self.spare_holders.pop()
+        self.table.holder[request] = holder
+        self.count[holder] = 0
+        self.named[holder] = 0
+        return holder
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def blocks_of(self, tokens: cython.longlong) -> cython.int:
+        return cython.cast(cython.int, (min(tokens, self.max_model_len) + self.block_size - 1) // self.block_size)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def extend(self, holder: cython.int, blocks: cython.int) -> cython.int:
+        """Let a request hold so many blocks."""
+        while self.count[holder] < blocks:
+            self.rows[holder, self.count[holder]] = self.pool.take()
+            self.count[holder] += 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def free_all(self, request: cython.int) -> cython.int:
+        """Release the blocks of a request, tail first."""
+        holder: cython.int = self.table.holder[request]
+        if holder < 0:
+            return 0
+        self.table.holder[request] = -1
+        i: cython.int
+        if self.deferring and self.table.flying[request] > 0:
+            blocks: list[Any] = [self.rows[holder, i] for i in range(self.count[holder] - 1, -1, -1)]
+            self.deferred.append((self.calls, blocks))
+        else:
+            for i in range(self.count[holder] - 1, -1, -1):
+                self.pool.release(self.rows[holder, i])
+        self.spare_holders.append(holder)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def done_with(self, number: cython.longlong) -> cython.int:
+        """Let deferred blocks go once nothing in flight can write to them."""
+        while self.deferred and self.deferred[0][0] <= number:
+            for block in self.deferred.pop(0)[1]:
+                self.pool.release(block)
+        return 0
+
+    @cython.ccall
+    def free_blocks(self) -> cython.longlong:
+        """Return how many blocks are free."""
+        return self.pool.free
+
+    @cython.ccall
+    def used_blocks(self) -> cython.longlong:
+        """Return how many blocks requests hold."""
+        return self.pool.end - self.pool.free
+
+    # --- prefix cache
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def key_of(self, request: cython.int, index: cython.longlong) -> cython.longlong:
+        """Return the key of a request's block: its id, or one that nobody else has."""
+        if self.stride > 0:
+            run: cython.longlong = self.offset[request]
+            end: cython.longlong = self.offset[request + 1]
+            into: cython.longlong = index
+            while run < end:
+                if into < self.counts_of[run]:
+                    return self.first_key[run] + into * self.stride
+                into -= self.counts_of[run]
+                run += 1
+        return -2 - (cython.cast(cython.longlong, request) << 30 | index)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def match(self, request: cython.int) -> cython.int:
+        """Find the longest cached prefix: sets `hits`, `hit` and `idle` (how many of them nobody holds)."""
+        self.hit = self.idle = 0
+        if not self.caching:
+            return 0
+        limit: cython.int = cython.cast(cython.int, (self.table.known[request] - 1) // self.block_size)
+        while self.hit < limit:
+            block: cython.int = self.pool.find(self.key_of(request, self.hit))
+            if block < 0:
+                break
+            self.hits[self.hit] = block
+            self.hit += 1
+        if self.drop_last_hit and self.hit > 0:
+            self.hit -= 1
+        i: cython.int
+        for i in range(self.hit):
+            self.idle += self.pool.refs[self.hits[i]] == 0
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def name(self, request: cython.int, tokens: cython.longlong) -> cython.int:
+        """Register the full blocks among so many tokens."""
+        if not self.caching:
+            return 0
+        holder: cython.int = self.table.holder[request]
+        full: cython.longlong = min(tokens, self.table.known[request] - self.hash_lookahead) // self.block_size
+        while self.named[holder] < full:
+            index: cython.int = self.named[holder]
+            self.pool.register(self.rows[holder, index], self.key_of(request, index))
+            self.named[holder] = index + 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def settle(self, request: cython.int) -> cython.int:
+        """Register the blocks whose tokens are known by now."""
+        if self.asynchronous or self.drafting > 0:
+            self.name(request, self.table.computed[request] - self.table.flying[request])
+        return 0
+
+    # --- the scheduler
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def form(self, batch: Batch) -> cython.int:
+        """Decide who runs in the next batch: one call of the scheduler."""
+        self.tokens_left, self.inputs_left = self.max_num_scheduled_tokens, self.max_num_batched_tokens
+        self.chunk_limit = self.limit_of_chunks()
+        self.held = self.prefills_held()
+        self.prefilled = self.running_prefill = False
+        preempted: cython.longlong = self.preemptions
+        self.form_running(batch)
+        self.scheduled_running = batch.count
+        if self.preemptions == preempted:
+            self.form_waiting(batch)
+        if batch.count > 0:
+            self.steps_since = 0 if self.prefilled else self.steps_since + 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def limit_of_chunks(self) -> cython.longlong:
+        queued: cython.int = self.running + self.line.size + self.holding.size
+        if self.threshold == 0 or (queued == 1 and self.lone_exempt):
+            return NEVER
+        if self.adaptive:
+            return max(self.threshold, self.max_num_batched_tokens // max(queued, 1))
+        return self.threshold
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def prefills_held(self) -> cython.bint:
+        """Return whether prompts pause in this step: one step in `interval` computes prompts while others decode."""
+        if self.interval <= 1 or self.capacity_bound or self.steps_since + 1 >= self.interval:
+            return False
+        i: cython.int
+        for i in range(self.running):
+            if not self.table.chunk[self.order[i]]:
+                return True
+        return False
+
+    # running requests
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def form_running(self, batch: Batch) -> cython.int:
+        table: Table = self.table
+        self.position = 0
+        while self.position < self.running and self.tokens_left > 0 and self.inputs_left > self.draft_slots:
+            request: cython.int = self.order[self.position]
+            tokens: cython.longlong = self.wanted(request)
+            if tokens <= 0:
+                self.position += 1
+                continue
+            fits: cython.int = self.make_room(batch, request, table.computed[request] + tokens + self.lookahead)
+            if fits == 0:
+                return 0  # nothing more can run
+            if fits < 0:
+                continue  # it threw itself out; the next one is in its place
+            self.name(request, table.computed[request] + tokens)
+            drafts: cython.longlong = 0
+            if table.spec[request] > 0:
+                ahead: cython.longlong = tokens + table.computed[request] - table.known[request]
+                drafts = max(0, min(table.spec[request], ahead - table.placeholders[request]))
+                table.spec[request] = 0
+            batch.add(request, cython.cast(cython.int, tokens), cython.cast(cython.int, drafts), False)
+            if table.chunk[request]:  # in the middle of its prompt
+                self.prefilled = self.running_prefill = True
+            self.tokens_left -= tokens
+            self.inputs_left -= tokens + self.draft_slots
+            self.position += 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def wanted(self, request: cython.int) -> cython.longlong:
+        """Return how many tokens a running request gets."""
+        table: Table = self.table
+        computed: cython.longlong = table.computed[request]
+        placeholders: cython.longlong = table.placeholders[request]
+        if placeholders > 0 and computed + 2 - placeholders >= table.most[request]:
+            return 0  # what is in flight ends it for certain
+        if self.stages > 1 and self.asynchronous and self.calls < table.eligible[request]:
+            return 0
+        if self.held and table.chunk[request]:
+            return 0
+        tokens: cython.longlong = table.known[request] + table.spec[request] + placeholders - computed
+        tokens = min(tokens, self.chunk_limit, self.tokens_left, self.inputs_left - self.draft_slots)
+        return min(tokens, self.max_model_len - computed - 1)
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def make_room(self, batch: Batch, request: cython.int, tokens: cython.longlong) -> cython.int:
+        """Get blocks for a running request: 1 done, 0 there are none, −1 it was thrown out itself."""
+        holder: cython.int = self.table.holder[request]
+        blocks: cython.int = self.blocks_of(tokens)
+        while blocks - self.count[holder] > self.pool.free:
+            victim: cython.int = self.victim()
+            if self.deferring and self.table.flying[victim] > 0:
+                return 0
+            self.throw_out(batch, victim)
+            if victim == request:
+                return -1 if self.priority and self.go_on_after_self else 0
+        self.extend(holder, blocks)
+        return 1
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def victim(self) -> cython.int:
+        """Return whom to throw out: the last of running; with priorities, the one who may wait longest."""
+        chosen: cython.int = self.order[self.running - 1]
+        if not self.priority:
+            return chosen
+        table: Table = self.table
+        i: cython.int
+        for i in range(self.running - 2, -1, -1):
+            other: cython.int = self.order[i]
+            if table.priority[other] != table.priority[chosen]:
+                if table.priority[other] > table.priority[chosen]:
+                    chosen = other
+            elif table.arrive[other] >= table.arrive[chosen]:
+                chosen = other
+        return chosen
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def throw_out(self, batch: Batch, request: cython.int) -> cython.int:
+        """Preempt: the blocks go, what is in flight is stale, and the request waits again."""
+        table: Table = self.table
+        where: cython.int = self.retire(request)
+        if where < self.position:
+            self.position -= 1
+            i: cython.int
+            for i in range(batch.count):
+                if batch.request[i] == request:  # it had its share of this step
+                    self.tokens_left += batch.tokens[i]
+                    self.inputs_left += batch.tokens[i] + self.draft_slots
+            batch.strike(request)
+        self.free_all(request)
+        table.computed[request] = table.placeholders[request] = table.spec[request] = 0
+        table.epoch[request] += 1
+        table.status[request] = WAITING
+        table.preempted[request] += 1
+        self.preemptions += 1
+        batch.preempted.append(request)
+        self.line.push_back(request)
+        self.waiting += 1
+        return 0
+
+    # waiting requests
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def form_waiting(self, batch: Batch) -> cython.int:
+        skipped: cython.int = 0
+        lines: cython.int
+        request: cython.int = -1
+        for lines in range(2):
+            line: Line = self.holding if lines == 0 else self.line
+            request = line.head
+            while request >= 0 and self.tokens_left > 0 and self.running < self.max_seqs:
+                if self.inputs_left <= self.draft_slots:
+                    break
+                after: cython.int = self.table.newer[request]
+                if self.passed_over(request):
+                    skipped += 1
+                elif not self.admit(batch, line, request):
+                    break
+                elif self.table.status[request] == LOADING:
+                    skipped += 1
+                request = after
+            if request >= 0:
+                break
+        if not self.held:
+            self.capacity_bound = self.waiting > skipped
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def passed_over(self, request: cython.int) -> cython.bint:
+        """Return whether a waiting request cannot run yet, whatever the room."""
+        table: Table = self.table
+        if table.status[request] == LOADING:
+            return True
+        if table.flying[request] > 0:  # output of before it was thrown out is still to come
+            return True
+        if self.max_loras == 0 or table.adapter[request] <= 0:
+            return False
+        i: cython.int
+        j: cython.int
+        kinds: cython.int = 0
+        for i in range(self.running):
+            adapter: cython.int = table.adapter[self.order[i]]
+            if adapter == table.adapter[request]:
+                return False
+            new: cython.bint = adapter > 0
+            for j in range(i):
+                if table.adapter[self.order[j]] == adapter:
+                    new = False
+                    break
+            kinds += new
+        return kinds >= self.max_loras
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def admit(self, batch: Batch, line: Line, request: cython.int) -> cython.bint:
+        """Admit a waiting request, or start to load its KV; return whether there was room."""
+        table: Table = self.table
+        known: cython.longlong = table.known[request]
+        computed: cython.longlong = table.computed[request]
+        load: cython.bint = False
+        self.hit = self.idle = 0
+        if table.status[request] != LOADED:
+            self.match(request)
+            computed = self.hit * self.block_size
+            load = table.remote[request] == 1 and table.isl[request] > computed
+        if load:
+            return self.load(line, request, computed)
+        if self.held and computed < known - 1:
+            return False
+        tokens: cython.longlong = known - computed
+        drafts: cython.int = 0
+        if self.padded(computed, tokens):
+            drafts = self.drafting
+            tokens = 1 + drafts
+            if tokens > self.tokens_left or tokens > self.inputs_left - self.draft_slots:
+                return False
+        tokens = min(tokens, self.chunk_limit)
+        budget: cython.longlong = min(self.tokens_left, self.inputs_left - self.draft_slots)
+        if tokens > budget:
+            if not self.chunked:
+                return False
+            tokens = budget
+        if not self.has_room(request, known, computed + tokens + self.lookahead, 0):
+            return False
+        line.remove(request)
+        self.waiting -= 1
+        self.take_in(request, computed + tokens + self.lookahead)
+        self.name(request, computed + tokens)
+        self.run(request)
+        table.computed[request] = computed
+        table.chunk[request] = 0
+        if table.cached[request] < 0:
+            table.cached[request] = cython.cast(cython.int, computed)
+        batch.admitted.append((request, computed))
+        batch.add(request, cython.cast(cython.int, tokens), drafts, True)
+        if computed < known - 1:
+            self.prefilled = True
+        self.tokens_left -= tokens
+        self.inputs_left -= tokens + self.draft_slots
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def padded(self, computed: cython.longlong, tokens: cython.longlong) -> cython.bint:
+        """Return whether a request with one token to go is padded with drafts, so that decodes stay uniform."""
+        if self.drafting == 0 or tokens != 1 or self.running_prefill:
+            return False
+        if self.scheduled_running == 0 and computed == 0:
+            return False
+        return computed + 1 + self.drafting + 1 <= self.max_model_len
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def has_room(
+        self, request: cython.int, known: cython.longlong, tokens: cython.longlong, reserved: cython.longlong
+    ) -> cython.bint:
+        """Return whether the blocks are there: for all known tokens if so set, and for those of this step."""
+        holder: cython.int = self.table.holder[request]
+        held: cython.longlong = self.count[holder] if holder >= 0 else self.hit
+        spared: cython.longlong = self.watermark if self.running > 0 else 0
+        if self.reserve and self.blocks_of(known) - held + self.idle + spared > self.pool.free:
+            return False
+        return self.blocks_of(tokens) - held + self.idle + spared <= self.pool.free - reserved
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def take_in(self, request: cython.int, tokens: cython.longlong) -> cython.int:
+        """Hold what was found in the cache and take the blocks that are missing."""
+        holder: cython.int = self.table.holder[request]
+        if holder < 0:
+            holder = self.hold(request)
+            i: cython.int
+            for i in range(self.hit):
+                self.pool.touch(self.hits[i])
+                self.rows[holder, i] = self.hits[i]
+            self.count[holder] = self.named[holder] = self.hit
+        return self.extend(holder, self.blocks_of(tokens))
+
+    # --- KV from elsewhere
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def load(self, line: Line, request: cython.int, computed: cython.longlong) -> cython.bint:
+        """Take blocks for the whole prompt and let its KV come; return whether there was room."""
+        table: Table = self.table
+        tokens: cython.longlong = table.isl[request]
+        if not self.has_room(request, table.known[request], tokens, self.reserved()):
+            return False
+        line.remove(request)
+        self.take_in(request, tokens)
+        table.remote[request] = 2  # asked for once
+        table.status[request] = LOADING
+        table.computed[request] = tokens
+        self.holding.push(request)
+        missing: cython.longlong = tokens - computed
+        self.send_off(request, "recv", self.base_ps + self.token_ps * missing, missing)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def reserved(self) -> cython.longlong:
+        """Return the blocks that prompts and loads under way will still take."""
+        blocks: cython.longlong = 0
+        i: cython.int
+        for i in range(self.running):
+            request: cython.int = self.order[i]
+            if self.table.computed[request] < self.table.known[request]:
+                more: cython.longlong = self.blocks_of(self.table.known[request] + self.lookahead)
+                blocks += max(0, more - self.count[self.table.holder[request]])
+        return blocks
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def arrived(self, request: cython.int, tokens: cython.longlong) -> cython.int:
+        """The KV of a request has been loaded (or, on the sending side, fetched)."""
+        if self.table.status[request] == ENDED:
+            self.held_back -= 1
+            return self.free_all(request)
+        self.table.status[request] = LOADED
+        self.name(request, self.table.isl[request])
+        self.table.computed[request] = self.table.isl[request] - 1
+        return 0

@@ -1,0 +1,161 @@
+"""The KV blocks of one replica: free list, prefix cache, and the block tables of its requests.
+
+One pool serves all KV groups; each group needs blocks of its own. A group either attends to everything or to a window.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from naive_rows import ceil_div
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from naive_rows import Row
+    from naive_rules import Rules
+
+
+@dataclass(eq=False)
+class Block:
+    key: object = None
+    refs: int = 0
+
+
+class Pool:
+    def __init__(self, number: int, block_size: int, caching: bool, windows: list[int | None], rules: Rules) -> None:
+        self.free: OrderedDict[Block, None] = OrderedDict((Block(), None) for _ in range(number))
+        self.total = number
+        self.block_size, self.caching, self.windows, self.rules = block_size, caching, windows, rules
+        self.lookahead = 0  # tokens after a block that are part of its key
+        self.drops_last_hit = False
+        self.by_key: dict[object, list[Block]] = {}  # in order of registration
+        self.deferred: deque[tuple[int, list[Block]]] = deque()  # (until this batch is processed, released)
+
+    # --- the prefix cache -----------------------------------------------------------------------------
+
+    def lookup(self, row: Row) -> list[list[Block | None]]:
+        """The longest prefix all groups have, at most all but its last token: blocks by group."""
+        if not self.caching:
+            return [[] for _ in self.windows]
+        length = (row.known - 1) // self.block_size
+        agreed = -1
+        while agreed != length:  # a shorter hit in one group may not be one in another
+            agreed = length
+            for group, window in enumerate(self.windows):
+                length = self.longest(row, group, window, length)
+        return [self.hits(row, group, window, length) for group, window in enumerate(self.windows)]
+
+    def longest(self, row: Row, group: int, window: int | None, limit: int) -> int:
+        """The longest hit of a group, in blocks, not longer than the limit."""
+        if window is None:
+            length = 0
+            while length < limit and (group, row.key(length)) in self.by_key:
+                length += 1
+            return length - 1 if self.drops_last_hit and length else length
+        needed, contiguous = ceil_div(window - 1, self.block_size), 0
+        for index in reversed(range(limit)):
+            contiguous = contiguous + 1 if (group, row.key(index)) in self.by_key else 0
+            if contiguous == needed:
+                return index + needed
+        return contiguous  # a run from the very beginning needs nothing before it
+
+    def hits(self, row: Row, group: int, window: int | None, length: int) -> list[Block | None]:
+        begin = 0 if window is None else max(0, length - ceil_div(window - 1, self.block_size))
+        return [None] * begin + [self.by_key[group, row.key(index)][0] for index in range(begin, length)]
+
+    def register(self, row: Row, computed: int) -> None:
+        """Give full blocks their keys; several blocks may have the same, the first still there is used."""
+        if not self.caching:
+            return
+        full = min(computed // self.block_size, (row.known - self.lookahead) // self.block_size)
+        for group, table in enumerate(row.tables):
+            for index in range(row.registered[group], min(full, len(table))):
+                block = table[index]
+                if block is not None and block.key is None:
+                    block.key = group, row.key(index)
+                    self.by_key.setdefault(block.key, []).append(block)
+            row.registered[group] = max(row.registered[group], full)
+
+    # --- blocks in, blocks out ------------------------------------------------------------------------
+
+    def touch(self, hits: list[Block | None]) -> None:
+        for block in hits:
+            if block is not None:
+                if block.refs == 0:
+                    del self.free[block]
+                block.refs += 1
+
+    def take(self) -> Block:
+        block, _ = self.free.popitem(last=False)
+        if block.key is not None:
+            copies = self.by_key[block.key]
+            copies.remove(block)
+            if not copies:
+                del self.by_key[block.key]
+            block.key = None
+        block.refs = 1
+        return block
+
+    def release(self, row: Row, until: int | None) -> None:
+        """Take back all its blocks, tail first; at once, or when batch `until` has been processed."""
+        released = [block for table in row.tables for block in reversed(table) if block is not None]
+        row.tables, row.registered = [], []
+        if until is None:
+            self.give_back(released)
+        else:
+            self.deferred.append((until, released))
+
+    def processed(self, batch: int) -> None:
+        while self.deferred and self.deferred[0][0] <= batch:
+            self.give_back(self.deferred.popleft()[1])
+
+    def give_back(self, released: Iterable[Block]) -> None:
+        for block in released:
+            block.refs -= 1
+        idle = [block for block in released if block.refs == 0]
+        for block in idle:
+            self.free[block] = None
+        if self.rules.keyless_first:
+            for block in idle:
+                if block.key is None:
+                    self.free.move_to_end(block, last=False)
+
+    # --- tables ---------------------------------------------------------------------------------------
+
+    def leave_window(self, row: Row, processed: int) -> None:
+        """Free the blocks that no later token attends to."""
+        for table, window in zip(row.tables, self.windows, strict=True):
+            if window is None:
+                continue
+            outside = min(max(0, processed - window + 1) // self.block_size, len(table))
+            gone = []
+            for index in reversed(range(outside)):
+                if table[index] is None:
+                    break
+                gone.append(table[index])
+                table[index] = None
+            self.give_back(gone)
+
+    def missing(self, tokens: int, tables: list[list[Block | None]], most: int | None) -> int:
+        """Blocks an admission takes from the free list so that its tables hold so many tokens.
+
+        Unreferenced hits leave the list too. `most`: the largest number of blocks asked for in a group with a window.
+        """
+        number = 0
+        for table, window in zip(tables, self.windows, strict=True):
+            whole, held = ceil_div(tokens, self.block_size), len(table)
+            if window is not None and most is not None:
+                whole, held = min(whole, most), sum(block is not None for block in table)
+            number += max(0, whole - held) + sum(block is not None and block.refs == 0 for block in table)
+        return number
+
+    def lacks(self, row: Row, tokens: int) -> int:
+        """Blocks a running request lacks to hold so many tokens."""
+        return sum(max(0, ceil_div(tokens, self.block_size) - len(table)) for table in row.tables)
+
+    def grow(self, row: Row, tokens: int) -> None:
+        for table in row.tables:
+            table += [self.take() for _ in range(ceil_div(tokens, self.block_size) - len(table))]

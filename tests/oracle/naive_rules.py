@@ -1,0 +1,50 @@
+"""What differs between versions of vLLM's scheduler: the switches of the naive twin, one reason to each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Everything true is 0.33.0; an earlier version lacks what is false."""
+
+    has_full_isl_gate: bool = True  # since 0.20: an admission needs blocks for all its known tokens
+    has_watermark: bool = True
+    has_adaptive_threshold: bool = True
+    has_active_limit: bool = True  # max_num_active_seqs
+    has_prefill_interval: bool = True  # local; before, only data parallel ranks throttled prefills
+    lone_is_uncapped: bool = True  # long_prefill_token_threshold does not hold for a request that is alone
+    keyless_first: bool = True  # released blocks without a key are reused first; before, appended like all others
+    holding_queue: bool = True  # requests that own blocks wait apart; before, all skipped ones did
+    hashes_look_ahead: bool = True  # EAGLE's next token is part of the key; before, the last hit block was dropped
+    counts_running_loras: bool = True  # max_loras counts all of running; before, those scheduled in this step
+    goes_on_after_self: bool = True  # priority: a request that preempted itself does not end the running loop
+    one_more_batch: bool = True  # pipeline and async: one batch more than stages in flight
+
+
+def rules_of(version: str) -> Rules:
+    """Return the rules of the nearest known version that is not newer (SEMANTICS_VLLM, sections 9 and 10)."""
+    number = tuple(int(part) for part in version.split(".")[:2])
+    if number >= (0, 33):
+        return Rules()
+    at_0_32 = {
+        "has_prefill_interval": False,
+        "hashes_look_ahead": False,
+        "counts_running_loras": False,
+        "goes_on_after_self": False,
+    }
+    if number >= (0, 32):
+        return Rules(**at_0_32)
+    at_0_20 = at_0_32 | {
+        "has_watermark": False,
+        "has_adaptive_threshold": False,
+        "has_active_limit": False,
+        "lone_is_uncapped": False,
+        "keyless_first": False,
+        "holding_queue": False,
+        "one_more_batch": False,
+    }
+    if number >= (0, 20):
+        return Rules(**at_0_20)
+    return Rules(**at_0_20, has_full_isl_gate=False)

@@ -1,0 +1,461 @@
+"""vLLM's V1 scheduler, one call at a time, with lists and dictionaries: to be read, not to be fast.
+
+Written from the rules alone (section numbers: SEMANTICS_VLLM). There is no prefill or decode phase: each call brings
+a request's computed tokens towards the number of its known tokens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from naive_pool import Pool
+from naive_rows import DRAFT_SLOTS, Row, ceil_div
+from naive_rules import rules_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from headway.types import Replica
+
+
+@dataclass(eq=False)
+class Item:
+    """A request's part in a batch."""
+
+    row: Row
+    tokens: int
+    drafts: int = 0
+    context: int = 0  # computed tokens before
+    is_admission: bool = False
+    preemptions: int = 0  # of the request so far: if it has more when the output comes, the output is stale
+    samples: bool = False  # nothing known is left to compute: the model returns tokens
+    produced: int = 0  # so many
+
+
+@dataclass(eq=False)
+class Batch:
+    number: int
+    items: list[Item]
+    admitted: list[tuple[Row, int]]
+    preempted: list[Row]
+
+
+@dataclass(eq=False)
+class Call:
+    """What one call of the scheduler has decided so far."""
+
+    tokens: int  # budget of scheduled tokens
+    inputs: int  # budget of the model's inputs: scheduled tokens and draft slots
+    threshold: int  # largest part of a prompt in one step; 0: any
+    is_held: bool  # no prefill in this step
+    items: dict[Row, Item] = field(default_factory=dict)
+    admitted: list[tuple[Row, int]] = field(default_factory=list)
+    preempted: list[Row] = field(default_factory=list)
+    has_prefill: bool = False
+
+
+class Queue:
+    """Waiting requests: in order of arrival, the preempted in front; or by priority."""
+
+    def __init__(self, by_priority: bool) -> None:
+        self.by_priority = by_priority
+        self.rows: deque[Row] = deque()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def head(self) -> Row:
+        return min(self.rows, key=lambda row: row.key_of) if self.by_priority else self.rows[0]
+
+
+class Scheduler:
+    def __init__(self, replica: Replica) -> None:
+        settings = self.settings = replica.settings
+        self.rules = rules_of(settings.version)
+        self.drafts = replica.speculation.num_speculative_tokens if replica.speculation else 0
+        self.draft_slots, self.lookahead = 0, 0
+        self.in_flight = self.batches_in_flight()
+        self.limit = settings.max_num_seqs
+        if settings.max_num_active_seqs is not None and self.rules.has_active_limit:
+            self.limit = settings.max_num_active_seqs
+        windows = [group.window_tokens for group in replica.kv_groups] or [None]
+        caching = settings.enable_prefix_caching
+        self.pool = Pool(replica.num_gpu_blocks, settings.block_size, caching, windows, self.rules)
+        # the engine's own count of blocks has one that is never used
+        watermark = settings.watermark if self.rules.has_watermark else 0
+        self.watermark = int(watermark * (replica.num_gpu_blocks + 1))
+        self.most_in_window = [self.window_bound(window) for window in windows]
+        transfer = replica.kv_transfer
+        self.loads = transfer is not None and transfer.kv_role != "kv_producer"
+        self.defers_frees = self.loads and self.in_flight > 1
+        if replica.speculation:
+            self.speculate(replica.speculation.method, has_connector=transfer is not None)
+        by_priority = settings.scheduling_policy == "priority"
+        self.running: list[Row] = []
+        self.waiting = Queue(by_priority)
+        self.holding = Queue(by_priority)  # those that own blocks: their KV is being loaded or has just come
+        self.calls = 0
+        self.batches = 0
+        self.processed = -1  # last batch processed
+        self.since_prefill: int | None = None  # executed steps since one with a prefill
+        self.capacity_bound = False
+        self.ended_since_call = False
+        self.held: list[tuple[int, Row]] = []  # (until, ended request whose blocks are kept)
+        self.started_loads: list[tuple[Row, int]] = []  # (request, tokens), by the last call
+
+    def speculate(self, method: str, *, has_connector: bool) -> None:
+        self.draft_slots = DRAFT_SLOTS.get(method, 0)
+        self.lookahead = 0 if method == "ngram" else self.drafts
+        if method in ("eagle", "mtp"):
+            looks_ahead = self.rules.hashes_look_ahead and not has_connector
+            self.pool.lookahead = int(looks_ahead)
+            self.pool.drops_last_hit = not looks_ahead
+
+    def batches_in_flight(self) -> int:
+        stages, is_async = self.settings.pipeline_parallel_size, self.settings.async_scheduling
+        if stages == 1 or (is_async and self.rules.one_more_batch):
+            return stages + int(is_async)
+        return stages
+
+    def window_bound(self, window: int | None) -> int | None:
+        """The most blocks of a window group that the admission gate asks for."""
+        if window is None:
+            return None
+        in_flight = self.in_flight * self.settings.max_num_batched_tokens
+        return ceil_div(window - 1 + in_flight, self.settings.block_size) + 1
+
+    # --- from outside ---------------------------------------------------------------------------------
+
+    def add(self, row: Row) -> None:
+        row.state = "waiting"
+        self.waiting.rows.append(row)
+
+    @property
+    def waits(self) -> int:
+        return len(self.waiting) + len(self.holding)
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.running) + self.waits
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether another call makes sense; after an ending, one more tells the workers."""
+        return bool(self.unfinished or self.ended_since_call or self.held)
+
+    def end(self, row: Row, reason: str, now_ps: int) -> None:
+        """An ending, by itself or by its client; its blocks may be needed for longer."""
+        was_loading = row.state == "loading"
+        for queue in (self.waiting, self.holding):
+            if row in queue.rows:
+                queue.rows.remove(row)
+        row.state, row.reason, row.end_ps = "ended", reason, now_ps
+        self.ended_since_call = True
+        if reason == "length" and row.hold_ps is not None:
+            self.held.append((now_ps + row.hold_ps, row))
+        elif not was_loading:
+            self.release(row)
+
+    def release(self, row: Row) -> None:
+        is_in_flight = row.last_batch > self.processed
+        self.pool.release(row, row.last_batch if self.defers_frees and is_in_flight else None)
+
+    # --- one call -------------------------------------------------------------------------------------
+
+    def schedule(self, now_ps: int) -> Batch:
+        self.calls += 1
+        self.started_loads = []
+        settings = self.settings
+        scheduled = settings.max_num_scheduled_tokens
+        call = Call(
+            tokens=settings.max_num_batched_tokens if scheduled is None else scheduled,
+            inputs=settings.max_num_batched_tokens,
+            threshold=self.threshold(),
+            is_held=self.holds_prefill(),
+        )
+        self.schedule_running(call)
+        if not call.preempted:
+            self.schedule_waiting(call)
+        batch = Batch(self.batches, list(call.items.values()), call.admitted, call.preempted)
+        self.batches += 1
+        self.settle(batch, call)
+        self.ended_since_call = False
+        return batch
+
+    def threshold(self) -> int:
+        settings, count = self.settings, self.unfinished
+        threshold = settings.long_prefill_token_threshold
+        if threshold <= 0 or (count == 1 and self.rules.lone_is_uncapped):
+            return 0
+        if settings.long_prefill_token_threshold_adaptive and self.rules.has_adaptive_threshold:
+            return max(threshold, settings.max_num_batched_tokens // max(1, count))
+        return threshold
+
+    def holds_prefill(self) -> bool:
+        """Section 2d: prefills come only in every so many steps, so that decodes are disturbed less."""
+        interval = self.settings.prefill_schedule_interval if self.rules.has_prefill_interval else 1
+        return (
+            interval > 1
+            and self.since_prefill is not None
+            and not self.capacity_bound
+            and self.since_prefill + 1 < interval
+            and any(not row.is_chunk for row in self.running)
+        )
+
+    # --- running requests -----------------------------------------------------------------------------
+
+    def schedule_running(self, call: Call) -> None:
+        """Section 2a."""
+        for row in list(self.running):
+            if call.tokens <= 0 or call.inputs <= self.draft_slots:
+                return
+            tokens = self.next_tokens(row, call) if row.state == "running" else 0
+            if tokens <= 0:
+                continue
+            outcome = self.make_room(row, tokens, call)
+            if outcome == "scheduled":
+                self.charge(call, row, tokens)
+            elif outcome == "stop" or not self.goes_on_after_self:
+                return
+
+    @property
+    def goes_on_after_self(self) -> bool:
+        return self.settings.scheduling_policy == "priority" and self.rules.goes_on_after_self
+
+    def next_tokens(self, row: Row, call: Call) -> int:
+        """Tokens of a running request in this step; 0: it is passed over."""
+        ends_in_flight = row.ph > 0 and row.nc + 2 - row.ph >= row.isl + row.max_tokens
+        if ends_in_flight or self.calls < row.eligible or (call.is_held and row.is_chunk):
+            return 0
+        tokens = row.known + row.spec + row.ph - row.nc
+        tokens = min(tokens, call.threshold) if call.threshold else tokens
+        tokens = min(tokens, call.tokens, call.inputs - self.draft_slots)
+        return min(tokens, self.settings.max_model_len - row.nc - 1)
+
+    def make_room(self, row: Row, tokens: int, call: Call) -> str:
+        """Allocate, and preempt until it can be: "scheduled", "preempted itself" or "stop"."""
+        until = min(row.nc + tokens + self.lookahead, self.settings.max_model_len)
+        self.pool.leave_window(row, row.nc - row.fly)
+        while self.pool.lacks(row, until) > len(self.pool.free):
+            victim = self.running[-1]
+            if self.settings.scheduling_policy == "priority":
+                victim = max(self.running, key=lambda one: (one.priority, one.arrive_ps))
+            if self.defers_frees and victim.last_batch > self.processed:
+                return "stop"
+            self.preempt(victim, call)
+            if victim is row:
+                return "preempted itself"
+        self.pool.grow(row, until)
+        self.pool.register(row, min(row.nc + tokens, row.known))
+        return "scheduled"
+
+    def preempt(self, victim: Row, call: Call) -> None:
+        self.running.remove(victim)
+        refund = call.items.pop(victim, None)
+        if refund is not None:
+            call.tokens += refund.tokens
+            call.inputs += refund.tokens + self.draft_slots
+        self.release(victim)
+        victim.state = "preempted"
+        victim.nc = victim.ph = victim.spec = 0
+        victim.preemptions += 1
+        call.preempted.append(victim)
+        self.waiting.rows.appendleft(victim)
+
+    def charge(self, call: Call, row: Row, tokens: int) -> None:
+        drafts = max(0, min(row.spec, tokens + row.nc - row.known - row.ph))
+        row.spec = 0
+        self.put(call, Item(row, tokens, drafts))
+        call.has_prefill |= row.is_chunk
+
+    def put(self, call: Call, item: Item) -> None:
+        call.items[item.row] = item
+        call.tokens -= item.tokens
+        call.inputs -= item.tokens + self.draft_slots
+
+    # --- waiting requests -----------------------------------------------------------------------------
+
+    def schedule_waiting(self, call: Call) -> None:
+        """Section 2c."""
+        skipped: list[tuple[Queue, Row]] = []
+        while call.tokens > 0 and call.inputs > self.draft_slots and len(self.running) < self.limit:
+            queue = self.holding if self.holding else self.waiting
+            if not queue:
+                break
+            row = queue.head()
+            if self.must_skip(row, call):
+                skipped.append((queue, row))
+            elif not self.try_admit(row, call):
+                break
+            queue.rows.remove(row)
+        if not call.is_held:
+            self.capacity_bound = self.waits > 0
+        for queue, row in reversed(skipped):
+            queue.rows.appendleft(row)
+
+    def must_skip(self, row: Row, call: Call) -> bool:
+        if row.state == "loading" or row.fly > 0:
+            return True
+        most = self.settings.max_loras
+        if most is None or row.adapter < 0:
+            return False
+        rows = self.running if self.rules.counts_running_loras else call.items
+        adapters = {one.adapter for one in rows if one.adapter >= 0}
+        return len(adapters) >= most and row.adapter not in adapters
+
+    def try_admit(self, row: Row, call: Call) -> bool:
+        """Admit the head of a queue; False: it stays, and nobody behind it is tried."""
+        tables, computed = row.tables, row.nc
+        if computed == 0:
+            tables = self.pool.lookup(row)
+            computed = len(tables[0]) * self.settings.block_size
+            if self.loads and row.is_remote:
+                return self.load(row, tables)
+        tokens = row.known - computed
+        if call.is_held and tokens > 1:
+            return False
+        drafts = self.padding(computed, tokens, call)
+        tokens += drafts
+        budget = min(call.tokens, call.inputs - self.draft_slots)
+        if drafts and tokens > budget:
+            return False
+        tokens = min(tokens, call.threshold) if call.threshold else tokens
+        if tokens > budget and not self.settings.enable_chunked_prefill:
+            return False
+        tokens = min(tokens, budget)
+        if not self.fits(row, tables, computed + tokens + self.lookahead, reserved=0):
+            return False
+        self.give(row, tables, computed + tokens + self.lookahead)
+        self.pool.register(row, min(computed + tokens, row.known))
+        call.has_prefill |= computed < row.known - 1
+        row.state, row.nc = "running", computed
+        self.running.append(row)
+        call.admitted.append((row, computed))
+        self.put(call, Item(row, tokens, drafts, is_admission=True))
+        return True
+
+    def padding(self, computed: int, tokens: int, call: Call) -> int:
+        """Fake drafts, so that the batch has one shape: of an admission that has nothing but its last token to do."""
+        scheduled = [row for row, item in call.items.items() if not item.is_admission]
+        pads = (
+            self.drafts > 0
+            and tokens == 1
+            and not any(row.is_chunk for row in scheduled)
+            and (scheduled or computed > 0)
+            and computed + 1 + self.drafts + 1 <= self.settings.max_model_len
+        )
+        return self.drafts if pads else 0
+
+    def fits(self, row: Row, tables: list, until: int, *, reserved: int) -> bool:
+        """Section 3: the blocks of all it knows, then those of this step, beside what must stay free."""
+        free = len(self.pool.free) - (self.watermark if self.running else 0)
+        if self.settings.scheduler_reserve_full_isl and self.rules.has_full_isl_gate:
+            most = next((bound for bound in self.most_in_window if bound is not None), None)
+            if self.pool.missing(row.known, tables, most) > free:
+                return False
+        until = min(until, self.settings.max_model_len)
+        return self.pool.missing(until, tables, None) <= free - reserved
+
+    def give(self, row: Row, tables: list, until: int) -> None:
+        if row.tables is not tables:
+            for hits in tables:
+                self.pool.touch(hits)
+            row.tables, row.registered = tables, [len(hits) for hits in tables]
+        self.pool.grow(row, min(until, self.settings.max_model_len))
+
+    # --- KV from elsewhere ----------------------------------------------------------------------------
+
+    def load(self, row: Row, hits: list) -> bool:
+        """Section 7: blocks for the whole prompt; it waits apart until its KV has come."""
+        if not self.fits(row, hits, row.isl, reserved=self.reserve()):
+            return False
+        self.give(row, hits, row.isl)
+        row.state, row.nc, row.is_remote = "loading", row.isl, False
+        self.holding.rows.append(row)
+        self.started_loads.append((row, row.isl - len(hits[0]) * self.settings.block_size))
+        return True
+
+    def reserve(self) -> int:
+        """Blocks that prefills and loads under way will still need."""
+        return sum(self.pool.lacks(row, row.known) for row in self.running if row.is_chunk)
+
+    def loaded(self, row: Row) -> None:
+        if row.state == "ended":
+            self.release(row)
+            return
+        row.state, row.nc = "loaded", row.isl - 1
+        self.pool.register(row, row.isl)
+
+    def sent(self, row: Row) -> None:
+        self.held = [(until, one) for until, one in self.held if one is not row]
+        self.release(row)
+
+    # --- after the call -------------------------------------------------------------------------------
+
+    def settle(self, batch: Batch, call: Call) -> None:
+        """Section 2e: what was scheduled counts as computed at once."""
+        if batch.items:
+            self.since_prefill = 0 if call.has_prefill else None if self.since_prefill is None else self.since_prefill + 1
+        for item in batch.items:
+            row = item.row
+            item.context, item.preemptions = row.nc, row.preemptions
+            row.nc += item.tokens
+            row.fly += item.tokens
+            row.last_batch = batch.number
+            row.is_chunk = row.nc < row.known + row.ph
+            item.samples = not row.is_chunk
+            if self.settings.async_scheduling and not row.is_chunk:
+                row.ph += 1 + item.drafts
+                row.spec = self.drafts
+                row.eligible = self.calls + self.settings.pipeline_parallel_size
+
+    # --- output ---------------------------------------------------------------------------------------
+
+    def process(self, batch: Batch, now_ps: int) -> list[Row]:
+        """Section 5: deliver the tokens of a batch; return who ended."""
+        self.processed = batch.number
+        ended = []
+        for item in batch.items:
+            row = item.row
+            if row.state == "ended":
+                continue
+            row.fly -= item.tokens
+            is_stale = item.preemptions != row.preemptions
+            if not is_stale:
+                self.count(row, item)
+            reason = self.deliver(row, item.produced, now_ps)
+            if not is_stale and (self.settings.async_scheduling or self.drafts):
+                self.pool.register(row, row.nc - row.fly)
+            if reason:
+                row.finished, row.last_ps = True, now_ps
+                self.end(row, reason, now_ps)
+                ended.append(row)
+        self.running = [row for row in self.running if row.state == "running"]
+        self.pool.processed(batch.number)
+        if not self.settings.async_scheduling:
+            self.draft(batch.items)
+        return ended
+
+    def count(self, row: Row, item: Item) -> None:
+        rejected = item.drafts - max(0, item.produced - 1)
+        row.nc -= rejected
+        if self.settings.async_scheduling and item.produced:
+            row.ph -= rejected + item.produced
+
+    def deliver(self, row: Row, produced: int, now_ps: int) -> str:
+        for _ in range(produced):
+            row.emitted += 1
+            row.delivered_ps.append(now_ps)
+            row.first_ps = row.delivered_ps[0]
+            if row.emitted == row.stops_at:
+                return "stop"
+            if row.known >= self.settings.max_model_len or row.emitted >= row.max_tokens:
+                return "length"
+        return ""
+
+    def draft(self, items: Iterable[Item]) -> None:
+        for item in items:
+            if item.produced and item.row.state == "running" and not item.row.is_chunk:
+                item.row.spec = self.drafts
