@@ -8,11 +8,32 @@ settings, the requests, every step of the scheduler and what became of each requ
     blocks     KV blocks numbered by content
     replicas   the settings as a `Replica`, and back
     reading    `read_schedule`: the file as requests and a replica
+    prompts    `schedule_of`: requests and a replica of our own as a schedule
+    writing    `write_schedule`: a `Record` as a file
+    comparing  `differences`, field by field
+    showing    `side_by_side`: the first of them as text
 """
 
 from __future__ import annotations
 
+from headway.simulator.schedules.comparing import Difference, differences
+from headway.simulator.schedules.prompts import schedule_of
 from headway.simulator.schedules.reading import Schedule, read_schedule
 from headway.simulator.schedules.rows import Row, Rows, read_rows
+from headway.simulator.schedules.showing import side_by_side
+from headway.simulator.schedules.writing import write_rows, write_schedule, written
 
-__all__ = ["Row", "Rows", "Schedule", "read_rows", "read_schedule"]
+__all__ = [
+    "Difference",
+    "Row",
+    "Rows",
+    "Schedule",
+    "differences",
+    "read_rows",
+    "read_schedule",
+    "schedule_of",
+    "side_by_side",
+    "write_rows",
+    "write_schedule",
+    "written",
+]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Clock readings and sums of tokens stay in the range of int64 in picoseconds too.
-_LARGEST = 1 << 52
+#: Clock readings and sums of tokens stay in the range of int64.
+_LARGEST = (1 << 62) - 1
 #: Largest setting or length in tokens, blocks or sequences.
 _MOST = 1 << 22
 
@@ -97,8 +97,8 @@ _SHARE = Field("a number of 0 to below 1", lambda value: type(value) in {int, fl
 _PAIRS = _list_of("[request id, number]", _is_pair)
 _IDS = _list_of("request ids", lambda value: type(value) is str)
 _PER_UNIT = _whole(0, 10**9)  # times 2^22 tokens stays within int64 in picoseconds
-_PS_COLUMN = _list_of("picoseconds", lambda value: type(value) is int and 0 <= value < 1 << 62)
-_PS = _whole(0, (1 << 62) - 1)
+_PS_COLUMN = _list_of("picoseconds", _COUNT.fits)
+_PS = _COUNT
 
 #: `meta`. Beyond these it may carry whatever its writer wants to say.
 META: dict[str, Field] = {

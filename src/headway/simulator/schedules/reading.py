@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PS_PER_S = 10**12
 #: Where a stop token ends a request, this is what the client allowed; no model length reaches it.
-_MOST_TOKENS = 1 << 20
+MOST_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def _requests(meta: Row, rows: list[Row], clock: _Clock, replica: Replica) -> Re
         prefix=_prefix(meta, rows, replica, stops=stops),
         adapter_id=_some(rows, "lora", _whole(row.get("lora", 0) or -1 for row in rows)),
         priority=_some(rows, "prio", _whole(row.get("prio", 0) for row in rows)),
-        max_tokens=np.full(len(rows), _MOST_TOKENS, np.int64) if stops else None,
+        max_tokens=np.full(len(rows), MOST_TOKENS, np.int64) if stops else None,
         abort_s=_some(rows, "abort", clock.seconds("abort", (row.get("abort") for row in rows))),
         remote_prefill=_some(
             transfers, "do_remote_prefill", np.array(["do_remote_prefill" in t for t in transfers], bool)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headway.errors import InputError
+from headway.simulator.checks import check_replica
 from headway.types import EngineSettings, KvGroup, KvTransfer, Replica, Speculation, StepTable
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def replica_of(meta: Row, path: str | Path) -> Replica:
         kv_groups=tuple(KvGroup(layers=group[1], window_tokens=(*group, None)[2]) for group in groups),
         kv_transfer=_transfer(meta, tick_ps),
     )
+    try:
+        check_replica(replica)
+    except InputError as error:
+        raise InputError(error.problem, file=path, place=f"line 1, {error.place}") from None
     for name, value in implied(replica).items():
         if effective[name] != value:
             raise InputError(
