@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# recordings of the real scheduler that `make conformance` reads
+GOLDENS ?= ../shared/goldens
 CORE   := $(wildcard src/headway/simulator/*.py)
 
-.PHONY: plan test check lint types contracts docs nightly bench equality regret clean help
+.PHONY: plan test check lint types contracts docs nightly bench conformance equality regret clean help
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -42,6 +44,9 @@ docs: $(STAMP) ## build the documentation, warnings fatal
 
 nightly: $(STAMP) ## the long form of the laws
 	$(BIN)/python -m pytest -n 2 -m nightly
+
+conformance: $(STAMP) ## hold the simulator to recorded schedules, field by field (GOLDENS=DIR)
+	$(BIN)/python tools/conformance.py $(GOLDENS)
 
 equality: $(STAMP) ## prove the fast core equal to the naive twin on 10,000 cases
 	$(BIN)/python -m pytest -q -m nightly tests/laws/test_simulator_equality.py

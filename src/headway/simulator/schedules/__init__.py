@@ -11,12 +11,14 @@ settings, the requests, every step of the scheduler and what became of each requ
     prompts    `schedule_of`: requests and a replica of our own as a schedule
     writing    `write_schedule`: a `Record` as a file
     comparing  `differences`, field by field
+    features   what a schedule makes use of, in a few words
     showing    `side_by_side`: the first of them as text
 """
 
 from __future__ import annotations
 
 from headway.simulator.schedules.comparing import Difference, differences
+from headway.simulator.schedules.features import features
 from headway.simulator.schedules.prompts import schedule_of
 from headway.simulator.schedules.reading import Schedule, read_schedule
 from headway.simulator.schedules.rows import Row, Rows, read_rows
@@ -29,6 +31,7 @@ __all__ = [
     "Rows",
     "Schedule",
     "differences",
+    "features",
     "read_rows",
     "read_schedule",
     "schedule_of",

@@ -94,15 +94,20 @@ def _requests(rows: Rows, index: int, here: Row, there: Row) -> list[str]:
     ]
     left = len(names) - len(listed)
     more = [f"and {left} more: {max(len(different) - _MOST_DIFFERENT, 0)} of them differ"] if left else []
-    return _table(("", "request", "prompt", "output", "computed", "expected", "found"), cells, "<<>>><<") + more
+    table = _table(("", "request", "prompt", "output", "computed", "expected", "found"), cells, "<<>>><<")
+    return [*table, *more, *_order(here, there)]
+
+
+def _work(step: Row) -> list[list[Any]]:
+    work: list[list[Any]] = step["sched"] if "sched" in step else step.get("multi", [])
+    return work
 
 
 def _deeds(step: Row) -> _Cells:
-    """What a step did to each request, in words; its place in the schedule first, as the order counts."""
+    """What a step did to each request, in words."""
     words: dict[str, list[str]] = {}
-    work = step["sched"] if "sched" in step else step.get("multi", [])
-    for place, (name, tokens) in enumerate(work, 1):
-        words.setdefault(name, []).append(f"#{place} {tokens} token{'s' * (tokens != 1)}")
+    for name, tokens in _work(step):
+        words.setdefault(name, []).append(f"{tokens} token{'s' * (tokens != 1)}")
     for field, told in (("adm", "admitted at {}"), ("spec", "{} drafts")):
         for name, count in step.get(field, []):
             words.setdefault(name, []).append(told.format(count))
@@ -110,6 +115,16 @@ def _deeds(step: Row) -> _Cells:
         for name in step.get(field, []):
             words.setdefault(name, []).append(told)
     return {name: ", ".join(parts) for name, parts in words.items()}
+
+
+def _order(here: Row, there: Row) -> list[str]:
+    """Where both versions schedule the same requests in another order."""
+    orders = [[name for name, _ in _work(step)] for step in (here, there)]
+    if orders[0] == orders[1] or set(orders[0]) != set(orders[1]):
+        return []
+    place = next(i for i, (one, other) in enumerate(zip(*orders, strict=True)) if one != other)
+    shown = [", ".join(order[place : place + _MOST_EQUAL]) for order in orders]
+    return [f"order from place {place + 1} on: expected {shown[0]}; found {shown[1]}"]
 
 
 def _computed(rows: Rows, index: int) -> dict[str, int]:
