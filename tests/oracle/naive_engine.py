@@ -56,7 +56,7 @@ class NaiveEngine:
         self.now_ps = 0
         self.flights: deque[Flight] = deque()
         self.stage_ends_ps = [0] * replica.settings.pipeline_parallel_size
-        self.loading: list[tuple[int, Row]] = []  # (when its KV has come, request)
+        self.loading: list[tuple[int, int, Row]] = []  # (when its KV has come, batch it was asked for with, request)
         self.steps_seen: list[Step] = []
         self.transfers: list[Transfer] = []
         self.gaps: Counter[int] = Counter()
@@ -82,7 +82,7 @@ class NaiveEngine:
         idle_calls = 0
         while True:
             self.deliver()
-            if not self.scheduler.unfinished and not self.flights:
+            if not self.scheduler.has_requests and not self.flights:
                 yield Sleep(None, is_idle=True)
                 continue
             before_ps = self.now_ps
@@ -129,7 +129,7 @@ class NaiveEngine:
         scheduler = self.scheduler
         batch = scheduler.schedule(self.now_ps)
         for row, tokens in scheduler.started_loads:
-            self.start_load(row, tokens)
+            self.start_load(row, tokens, batch.number)
         for item in batch.items:
             item.produced = self.tokens_of(item)
         begin_ps, end_ps = self.pass_stages(batch.items)
@@ -202,7 +202,7 @@ class NaiveEngine:
         for row in ended:
             if row.reason == "length" and row.hold_ps is not None:
                 self.transfers.append(self.transfer(row, "send", self.now_ps + row.hold_ps, 0))
-        self.report(flight.end_ps)
+        self.report(flight)
         if batch.items:
             self.steps += 1
             self.busy_ps += flight.step["e_ps"] - flight.step["b_ps"]
@@ -215,24 +215,26 @@ class NaiveEngine:
 
     # --- KV transfers ---------------------------------------------------------------------------------
 
-    def start_load(self, row: Row, tokens: int) -> None:
+    def start_load(self, row: Row, tokens: int, batch: int) -> None:
         transfer = self.replica.kv_transfer
         end_ps = self.now_ps + transfer.base_ps + transfer.ps_per_token * tokens
-        self.loading.append((end_ps, row))
+        self.loading.append((end_ps, batch, row))
         self.transfers.append(self.transfer(row, "recv", end_ps, tokens))
 
     def transfer(self, row: Row, kind: str, end_ps: int, tokens: int) -> Transfer:
         return Transfer(request=row.number, kind=kind, start_ps=self.now_ps, end_ps=end_ps, tokens=tokens)
 
-    def report(self, end_ps: int) -> None:
-        for until_ps, row in list(self.loading):
-            if until_ps <= end_ps:
-                self.loading.remove((until_ps, row))
+    def report(self, flight: Flight) -> None:
+        """A load is reported by the first batch that ends after it and was scheduled with it or later."""
+        for load in list(self.loading):
+            until_ps, number, row = load
+            if until_ps <= flight.end_ps and number <= flight.batch.number:
+                self.loading.remove(load)
                 self.scheduler.loaded(row)
         for until_ps, row in list(self.scheduler.held):
-            if until_ps <= end_ps:
+            if until_ps <= flight.end_ps:
                 self.scheduler.sent(row)
 
     def next_transfer_ps(self) -> int | None:
-        ends = [until for until, _ in self.loading] + [until for until, _ in self.scheduler.held]
+        ends = [until for until, _, _ in self.loading] + [until for until, _ in self.scheduler.held]
         return min(ends, default=None)

@@ -148,9 +148,9 @@ class Scheduler:
     def end(self, row: Row, reason: str, now_ps: int) -> None:
         """An ending, by itself or by its client; its blocks may be needed for longer."""
         was_loading = row.state == "loading"
-        for queue in (self.waiting, self.holding):
-            if row in queue.rows:
-                queue.rows.remove(row)
+        for rows in (self.running, self.waiting.rows, self.holding.rows):
+            if row in rows:
+                rows.remove(row)
         row.state, row.reason, row.end_ps = "ended", reason, now_ps
         self.ended_since_call = True
         if reason == "length" and row.hold_ps is not None:
@@ -308,7 +308,7 @@ class Scheduler:
     def try_admit(self, row: Row, call: Call) -> bool:
         """Admit the head of a queue; False: it stays, and nobody behind it is tried."""
         tables, computed = row.tables, row.nc
-        if computed == 0:
+        if row.state != "loaded":
             tables = self.pool.lookup(row)
             computed = len(tables[0]) * self.settings.block_size
             if self.loads and row.is_remote:
@@ -371,10 +371,10 @@ class Scheduler:
         """Section 7: blocks for the whole prompt; it waits apart until its KV has come."""
         if not self.fits(row, hits, row.isl, reserved=self.reserve()):
             return False
+        self.started_loads.append((row, row.isl - len(hits[0]) * self.settings.block_size))
         self.give(row, hits, row.isl)
         row.state, row.nc, row.is_remote = "loading", row.isl, False
         self.holding.rows.append(row)
-        self.started_loads.append((row, row.isl - len(hits[0]) * self.settings.block_size))
         return True
 
     def reserve(self) -> int:
@@ -432,7 +432,6 @@ class Scheduler:
                 row.finished, row.last_ps = True, now_ps
                 self.end(row, reason, now_ps)
                 ended.append(row)
-        self.running = [row for row in self.running if row.state == "running"]
         self.pool.processed(batch.number)
         if not self.settings.async_scheduling:
             self.draft(batch.items)
