@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,50 @@ STRATA = {
     "equal times": {"load": 1.5, "grid": True, "shared": 0.3, "fleet": True},
     "coincidences": {"load": 1.0, "coarse": True, "fleet": True, "long_outputs": True},
     "cut": {"load": 1.5, "cut": True, "fleet": True, "long_outputs": True},
+    "asynchronous": {"load": 1.0, "ahead": True, "shared": 0.5, "fleet": True},
+    "asynchronous, idle": {"load": 0.2, "ahead": True, "edges": True, "grid": True, "stops": True},
+    "asynchronous under pressure": {
+        "load": 3.0,
+        "blocks": (1.0, 2.0),
+        "ahead": True,
+        "long_outputs": True,
+        "shared": 0.5,
+        "stops": True,
+    },
+    "stop tokens": {"load": 1.5, "ahead": True, "stops": True, "shared": 0.7, "blocks": (1.2, 5.0)},
+    "asynchronous, coincidences": {"load": 1.0, "ahead": True, "coarse": True, "fleet": True, "stops": True},
+    "asynchronous, cut": {"load": 1.5, "ahead": True, "cut": True, "fleet": True, "stops": True, "shared": 0.3},
+    "asynchronous, small budget": {"load": 1.0, "ahead": True, "tiny_budget": True, "shared": 0.3, "stops": True},
+    "priority": {"load": 2.0, "priority": True, "shared": 0.3},
+    "priority under pressure": {
+        "load": 3.0,
+        "blocks": (1.0, 2.0),
+        "priority": True,
+        "long_outputs": True,
+        "shared": 0.5,
+    },
+    "priority, asynchronous, under pressure": {
+        "load": 3.0,
+        "blocks": (1.0, 2.0),
+        "priority": True,
+        "ahead": True,
+        "long_outputs": True,
+        "shared": 0.5,
+        "stops": True,
+    },
+    "limits": {"load": 1.5, "limits": True, "blocks": (1.0, 4.0), "shared": 0.3, "long_outputs": True},
+    "all together": {
+        "load": 2.0,
+        "blocks": (1.0, 3.0),
+        "limits": True,
+        "ahead": True,
+        "priority": True,
+        "stops": True,
+        "shared": 0.6,
+        "long_outputs": True,
+        "fleet": True,
+        "grid": True,
+    },
 }
 
 
@@ -109,6 +154,10 @@ def make_case(
     grid: bool = False,
     coarse: bool = False,
     cut: bool = False,
+    ahead: bool = False,
+    priority: bool = False,
+    stops: bool = False,
+    limits: bool = False,
 ) -> tuple[Requests, Replica, dict[str, Any]]:
     """Return requests, replica and the keywords of `simulate`."""
     rng = np.random.default_rng(seed)
@@ -133,7 +182,11 @@ def make_case(
         enable_prefix_caching=bool(rng.random() < (0.9 if shared else 0.5)),
         enable_chunked_prefill=chunking,
         scheduler_reserve_full_isl=bool(rng.random() < 0.7),
+        async_scheduling=ahead,
+        scheduling_policy="priority" if priority else "fcfs",
     )
+    if limits:
+        settings = limited(rng, settings)
     replica = Replica(settings=settings, step=table, num_gpu_blocks=max(1, int(longest * rng.uniform(*blocks))))
     replicas = int(rng.integers(1, 6)) if fleet else 1
     service_ps = float(table.decode_ps[-1]) * osl.mean() / seqs + float(table.mixed_ps[-1]) * isl.mean() / budget
@@ -154,7 +207,15 @@ def make_case(
     if rng.random() < shared:
         block_tokens = int(block_size * rng.choice([1, 1, 2, 4])) if rng.random() < 0.7 else max(1, block_size // 2)
         prefix = make_prefix(rng, number, block_tokens, isl, osl, few_contents)
-    requests = Requests(arrive_s=arrive_s, isl_tokens=isl, osl_tokens=osl, prefix=prefix, session_id=session)
+    requests = Requests(
+        arrive_s=arrive_s,
+        isl_tokens=isl,
+        osl_tokens=osl,
+        prefix=prefix,
+        session_id=session,
+        priority=rng.integers(-1, int(rng.integers(0, 4)), number) if priority else None,
+        max_tokens=osl + rng.integers(0, 3, number) * rng.integers(0, 60, number) if stops else None,
+    )
     allowed = [
         name
         for name in ROUTERS
@@ -174,6 +235,19 @@ def make_case(
     )
 
 
+def limited(rng: np.random.Generator, settings: EngineSettings) -> EngineSettings:
+    """Settings with some of the further limits on seats, tokens and blocks."""
+    changes: dict[str, Any] = {}
+    seats, budget = settings.max_num_seqs, settings.max_num_batched_tokens
+    if rng.random() < 0.5:
+        seats = changes["max_num_active_seqs"] = int(rng.integers(1, seats + 1))
+    if rng.random() < 0.5:
+        changes["max_num_scheduled_tokens"] = int(rng.integers(seats, budget + 1))
+    if rng.random() < 0.6:
+        changes["watermark"] = float(rng.choice([0.01, 0.05, 0.2, 0.5]))
+    return dataclasses.replace(settings, **changes)
+
+
 def difference(requests: Requests, replica: Replica, keywords: dict[str, Any]) -> tuple[Any, Simulation]:
     """Run both; return a description of the first thing that differs, None where all is equal, and the preemptions."""
     mine = simulate(requests, replica, **keywords)
@@ -187,6 +261,7 @@ def difference(requests: Requests, replica: Replica, keywords: dict[str, Any]) -
         choice=None if choice is None else choice.tolist(),
         windows=(mine.series.window_ps, keywords["record_series"]) if mine.series else None,
         until_ps=until_ps,
+        names=[f"{row:06}" for row in range(len(requests))],  # ties of priority and arrival: the order of the rows
     )
     return next(_differences(mine, theirs), None), mine
 

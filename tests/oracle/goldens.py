@@ -1,4 +1,4 @@
-"""Recorded schedules of the real vLLM scheduler (../shared/goldens), as requests and replicas of the simulator."""
+"""Recorded schedules of the real vLLM scheduler (../shared/goldens), as requests and replicas of the jump core."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ from headway.types import EngineSettings, PrefixRuns, Replica, Requests, StepTab
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: what a recording must say to lie within the simulator's subset
-SUBSET = {
-    "max_num_active_seqs": None,
-    "max_num_scheduled_tokens": None,
+#: what of a recording the jump core has no notion of, and the value at which it needs none
+OTHERWISE = {
     "long_prefill_token_threshold": 0,
     "long_prefill_token_threshold_adaptive": False,
-    "policy": "fcfs",
-    "async_scheduling": False,
-    "watermark": 0.0,
     "prefill_schedule_interval": 1,
     "pipeline_parallel_size": 1,
     "num_spec_tokens": 0,
-    "max_loras": None,
-    "batch_queue_size": 1,
 }
 
 
@@ -41,28 +34,37 @@ def read_golden(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[
 
 
 def why_outside(meta: dict[str, Any], rows: list[dict[str, Any]]) -> str | None:
-    """Say what the simulator does not cover in a recording, None where it covers all."""
-    for name, value in SUBSET.items():
-        if meta["effective"][name] != value:
-            return f"{name} {meta['effective'][name]}"
+    """Say what the jump core does not cover in a recording, None where it covers all."""
+    effective = meta["effective"]
+    for name, value in OTHERWISE.items():
+        if effective[name] != value:
+            return f"{name} {effective[name]}"
     if meta["kv_groups"] or meta["kv_transfer"]:
         return "KV groups or transfers"
-    for name in ("prio", "lora", "abort", "kv"):
-        if any(row.get(name) for row in rows):
-            return name
-    return None
+    if effective["max_loras"] and any(row.get("lora") for row in rows):
+        return "max_loras"
+    return "aborts" if any(row.get("abort") for row in rows) else None
 
 
 def as_replica(meta: dict[str, Any]) -> Replica:
     effective, cost = meta["effective"], meta["cost_ns"]
-    names = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size")
+    names = (
+        "max_num_seqs",
+        "max_num_active_seqs",
+        "max_num_batched_tokens",
+        "max_num_scheduled_tokens",
+        "max_model_len",
+        "block_size",
+        "async_scheduling",
+        "watermark",
+    )
     settings = EngineSettings(
         **{name: effective[name] for name in names},
         gpu_memory_utilization=0.9,
         enable_prefix_caching=effective["enable_prefix_caching"],
         enable_chunked_prefill=effective["enable_chunked_prefill"],
         scheduler_reserve_full_isl=effective["scheduler_reserve_full_isl"],
-        async_scheduling=False,
+        scheduling_policy=effective["policy"],
     )
     a, b, c, d = (1000 * cost[name] for name in "abcd")
     step = StepTable(
@@ -82,6 +84,8 @@ def as_requests(meta: dict[str, Any], rows: list[dict[str, Any]]) -> Requests:
         isl_tokens=np.array([row["plen"] for row in rows], np.int64),
         osl_tokens=np.array([row["out"] for row in rows], np.int64),
         prefix=number_blocks(rows, meta["effective"]["block_size"]),
+        priority=np.array([row.get("prio", 0) for row in rows]),
+        max_tokens=np.array([row["out"] if meta["stop"] == "length" else 1 << 20 for row in rows]),
     )
 
 

@@ -20,6 +20,7 @@ def settings(**changes: Any) -> EngineSettings:
         "max_model_len": 64,
         "gpu_memory_utilization": 0.9,
         "block_size": 4,
+        "async_scheduling": False,
     }
     return EngineSettings(**(defaults | changes))
 

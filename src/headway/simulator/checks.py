@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from headway.errors import InputError
+from headway.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from headway.types import FloatColumn, IntColumn, Replica, Requests, StepTable
+    from headway.types import EngineSettings, FloatColumn, IntColumn, Replica, Requests, StepTable
 
 LONGEST_PS = 1 << 62  # 53 days: the clock and every sum stay below twice this, the range of int64
 _MOST = 1 << 30  # requests, and tokens of one request
 _MOST_SEQS = 1 << 20
+_POLICIES = ("fcfs", "priority")
 
 
 def check_requests(requests: Requests) -> None:
@@ -26,7 +27,7 @@ def check_requests(requests: Requests) -> None:
             lengths below 1.
     """
     count = len(requests)
-    for name in ("isl_tokens", "osl_tokens", "session_id"):
+    for name in ("isl_tokens", "osl_tokens", "session_id", "priority", "max_tokens", "adapter_id"):
         column = getattr(requests, name)
         if column is not None and len(column) != count:
             raise InputError(f"{len(column)} rows, expected {count}", file="requests", place=name)
@@ -49,9 +50,9 @@ def _check_times(arrive_s: FloatColumn) -> None:
 
 
 def _check_lengths(requests: Requests) -> None:
-    for name in ("isl_tokens", "osl_tokens"):
+    for name in ("isl_tokens", "osl_tokens", "max_tokens"):
         column = getattr(requests, name)
-        if not 1 <= column.min() <= column.max() < _MOST:
+        if column is not None and not 1 <= column.min() <= column.max() < _MOST:
             _refuse((column < 1) | (column >= _MOST), name, "expected a length of 1 to 2^30 tokens")
 
 
@@ -69,6 +70,7 @@ def check_replica(replica: Replica) -> None:
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
         if getattr(settings, name) < 1:
             raise InputError("expected at least 1", file="replica", place=f"settings.{name}")
+    _check_limits(settings)
     if replica.num_gpu_blocks < 1:
         raise InputError("expected at least 1", file="replica", place="num_gpu_blocks")
     if max(settings.max_num_seqs, settings.block_size) >= _MOST_SEQS or settings.max_model_len >= _MOST:
@@ -89,6 +91,25 @@ def check_replica(replica: Replica) -> None:
         )
     _check_table(table, "decode_ps", table.decode_ps, settings.max_num_seqs)
     _check_table(table, "mixed_ps", table.mixed_ps, settings.max_num_batched_tokens)
+
+
+def _check_limits(settings: EngineSettings) -> None:
+    for name, most in (
+        ("max_num_active_seqs", settings.max_num_seqs),
+        ("max_num_scheduled_tokens", settings.max_num_batched_tokens),
+    ):
+        limit = getattr(settings, name)
+        if limit is not None and not 1 <= limit <= most:
+            raise InputError(f"expected 1 to {most}", file="replica", place=f"settings.{name}")
+    if not 0 <= settings.watermark < 1:
+        raise InputError("expected a share from 0 to below 1", file="replica", place="settings.watermark")
+    if settings.scheduling_policy not in _POLICIES:
+        raise InputError(
+            f"there is no policy {settings.scheduling_policy!r}",
+            file="replica",
+            place="settings.scheduling_policy",
+            hint=nearest(settings.scheduling_policy, _POLICIES),
+        )
 
 
 def _check_table(table: StepTable, name: str, column: IntColumn, largest: int) -> None:

@@ -45,6 +45,13 @@ UNFINISHED, FINISHED, FAILED = 0, 1, 2
 _MIX = cython.declare(cython.ulonglong, 0x9E3779B1)  # 2^32 / golden ratio: Knuth's multiplicative hashing
 _FINISHED = cython.declare(cython.schar, FINISHED)
 _FAILED = cython.declare(cython.schar, FAILED)
+# whether a running request stays; has its last token in the batch that runs; has a stop token there, which the
+# scheduler does not know; or was preempted with either
+_STAYS = cython.declare(cython.schar, 0)
+_ENDS = cython.declare(cython.schar, 1)
+_STOPS = cython.declare(cython.schar, 2)
+_GONE = cython.declare(cython.schar, 3)
+_MOST_SLOTS = 1 << 19  # twice as many fit the entries of an agenda
 
 
 def _view(array: Any) -> memoryview:
@@ -134,35 +141,29 @@ class Gaps:
         return [*self.parts[:-1], last]
 
 
-@cython.final
 @cython.cclass
-class Agenda:
-    """Which slots are due at which iteration: a binary heap of `iteration << 20 | slot`.
-
-    An entry that its slot no longer agrees with is stale.
-    """
+class Heap:
+    """Numbers, the least of which can be taken: a binary heap."""
 
     heap: cython.longlong[::1]
     size: cython.int
-    due: cython.longlong[::1]  # by slot; −1: nothing
 
-    def __init__(self, slots: int) -> None:
-        self.heap = _ints(2 * slots + 2, 0, np.int64)
-        self.due = _ints(slots, -1, np.int64)
+    def __init__(self, room: int) -> None:
+        self.heap = _ints(room, 0, np.int64)
         self.size = 0
 
+    @cython.final
     @cython.cfunc
-    @cython.exceptval(check=False)
-    def push(self, slot: cython.int, iteration: cython.longlong) -> cython.int:
-        """Note that a slot is due at an iteration; what it was due at before is struck."""
-        self.due[slot] = iteration
+    @cython.exceptval(-1)
+    def add(self, entry: cython.longlong) -> cython.int:
+        """Put a number in."""
         if self.size == self.heap.shape[0]:
-            self._drop_stale()
-        entry: cython.longlong = iteration << 20 | slot
+            self.heap = _grown(self.heap)
         self._rise(self.size, entry)
         self.size += 1
         return 0
 
+    @cython.final
     @cython.cfunc
     @cython.inline
     @cython.exceptval(check=False)
@@ -176,10 +177,11 @@ class Agenda:
         self.heap[hole] = entry
         return 0
 
+    @cython.final
     @cython.cfunc
     @cython.exceptval(check=False)
     def pop(self) -> cython.int:
-        """Drop the first entry."""
+        """Drop the least."""
         self.size -= 1
         size: cython.int = self.size
         entry: cython.longlong = self.heap[size]
@@ -194,6 +196,32 @@ class Agenda:
             hole = child
             child = 2 * hole + 1
         self.heap[hole] = entry
+        return 0
+
+
+@cython.final
+@cython.cclass
+class Agenda(Heap):
+    """Which slots are due at which iteration: a heap of `iteration << 20 | slot`.
+
+    An entry that its slot no longer agrees with is stale.
+    """
+
+    due: cython.longlong[::1]  # by slot; −1: nothing
+
+    def __init__(self, slots: int) -> None:
+        Heap.__init__(self, 2 * slots + 2)
+        self.due = _ints(slots, -1, np.int64)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def push(self, slot: cython.int, iteration: cython.longlong) -> cython.int:
+        """Note that a slot is due at an iteration; what it was due at before is struck."""
+        self.due[slot] = iteration
+        if self.size == self.heap.shape[0]:
+            self._drop_stale()
+        self._rise(self.size, iteration << 20 | slot)
+        self.size += 1
         return 0
 
     @cython.cfunc
@@ -232,6 +260,10 @@ class Agenda:
         self.size = kept
         return 0
 
+    def grow(self) -> None:
+        """Make room for twice as many slots."""
+        self.heap, self.due = _grown(self.heap), _grown(self.due, -1)
+
 
 @cython.final
 @cython.cclass
@@ -261,7 +293,10 @@ class Blocks:
     # what the slots hold: a list of cells per slot, the deepest extent first
     held: cython.int[::1]
     cell_extent: cython.int[::1]
-    cell_next: cython.int[::1]
+    cell_next: cython.int[::1]  # of the same slot
+    cell_peer: cython.int[::1]  # the next cell that holds the same extent, −1: none
+    cell_back: cython.int[::1]  # the one before it, −1: it is the first
+    holder: cython.int[::1]  # by extent: the first cell that holds it, −1: none
     spare_cell: cython.int
     private: cython.int[::1]  # by slot: the extent of a preempted request's private blocks, −1: none
     # where in its ids a slot is
@@ -286,12 +321,12 @@ class Blocks:
         extents = 64
         self.key = _ints(extents, -1, np.int64)
         self.length, self.refs, self.older, self.newer = (_ints(extents) for _ in range(4))
-        self.chain, self.owner = _ints(extents, -1), _ints(extents, -1)
+        self.chain, self.owner, self.holder = (_ints(extents, -1) for _ in range(3))
         self.spare = -1
         self._spare_extents(1, extents)
         self.bucket = _ints(1 << max(4, min(20, (num_blocks // 4).bit_length())) if ids else 1, -1)
         self.held, self.private = _ints(slots, -1), _ints(slots, -1)
-        self.cell_extent, self.cell_next = _ints(64), _ints(64)
+        self.cell_extent, self.cell_next, self.cell_peer, self.cell_back = (_ints(64) for _ in range(4))
         self.spare_cell = -1
         self._spare_cells(0, 64)
         self.run, self.run_end, self.into, self.named = (_ints(slots, 0, np.int64) for _ in range(4))
@@ -312,7 +347,8 @@ class Blocks:
 
     def _more_extents(self) -> None:
         size = len(self.length)
-        self.key, self.chain, self.owner = _grown(self.key, -1), _grown(self.chain, -1), _grown(self.owner, -1)
+        self.key, self.chain = _grown(self.key, -1), _grown(self.chain, -1)
+        self.owner, self.holder = _grown(self.owner, -1), _grown(self.holder, -1)
         self.length, self.refs = _grown(self.length), _grown(self.refs)
         self.older, self.newer = _grown(self.older), _grown(self.newer)
         self._spare_extents(size, 2 * size)
@@ -325,6 +361,7 @@ class Blocks:
     def _more_cells(self) -> None:
         size = len(self.cell_next)
         self.cell_extent, self.cell_next = _grown(self.cell_extent), _grown(self.cell_next)
+        self.cell_peer, self.cell_back = _grown(self.cell_peer), _grown(self.cell_back)
         self._spare_cells(size, 2 * size)
 
     @cython.cfunc
@@ -338,6 +375,7 @@ class Blocks:
         self.length[extent] = length
         self.refs[extent] = refs
         self.owner[extent] = -1
+        self.holder[extent] = -1
         self.chain[extent] = -1
         return extent
 
@@ -352,13 +390,41 @@ class Blocks:
     @cython.cfunc
     @cython.exceptval(-1)
     def _hold(self, slot: cython.int, extent: cython.int) -> cython.int:
+        cell: cython.int = self._new_cell(extent, self.held[slot])
+        self.held[slot] = cell
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _new_cell(self, extent: cython.int, after: cython.int) -> cython.int:
         if self.spare_cell < 0:
             self._more_cells()
         cell: cython.int = self.spare_cell
         self.spare_cell = self.cell_next[cell]
         self.cell_extent[cell] = extent
-        self.cell_next[cell] = self.held[slot]
-        self.held[slot] = cell
+        self.cell_next[cell] = after
+        peer: cython.int = self.holder[extent]
+        self.cell_peer[cell] = peer
+        self.cell_back[cell] = -1
+        if peer >= 0:
+            self.cell_back[peer] = cell
+        self.holder[extent] = cell
+        return cell
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _drop_cell(self, cell: cython.int) -> cython.int:
+        peer: cython.int = self.cell_peer[cell]
+        back: cython.int = self.cell_back[cell]
+        if back >= 0:
+            self.cell_peer[back] = peer
+        else:
+            self.holder[self.cell_extent[cell]] = peer
+        if peer >= 0:
+            self.cell_back[peer] = back
+        self.cell_next[cell] = self.spare_cell
+        self.spare_cell = cell
         return 0
 
     # --- the line of cached free extents
@@ -471,28 +537,14 @@ class Blocks:
         if self.refs[extent] == 0:
             self._link(tail, extent)
             return 0
-        slot: cython.int
-        for slot in range(cython.cast(cython.int, self.held.shape[0])):
-            cell: cython.int = self.held[slot]
-            while cell >= 0:
-                if self.cell_extent[cell] == extent:
-                    self._insert(cell, tail)
-                    break
-                cell = self.cell_next[cell]
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _insert(self, cell: cython.int, tail: cython.int) -> cython.int:
-        """Let a cell hold `tail` and a new one behind it what it held."""
-        if self.spare_cell < 0:
-            self._more_cells()
-        extra: cython.int = self.spare_cell
-        self.spare_cell = self.cell_next[extra]
-        self.cell_extent[extra] = self.cell_extent[cell]
-        self.cell_next[extra] = self.cell_next[cell]
-        self.cell_extent[cell] = tail
-        self.cell_next[cell] = extra
+        cell: cython.int = self.holder[extent]
+        self.holder[tail] = cell  # the tail goes to all who held the whole; the head gets cells behind theirs
+        self.holder[extent] = -1
+        while cell >= 0:
+            self.cell_extent[cell] = tail
+            behind: cython.int = self._new_cell(extent, self.cell_next[cell])
+            self.cell_next[cell] = behind
+            cell = self.cell_peer[cell]
         return 0
 
     # --- what requests do
@@ -596,14 +648,18 @@ class Blocks:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def release(self, slot: cython.int, tokens: cython.longlong, keep: cython.bint) -> cython.int:
-        """Let go of the blocks of a slot that has computed so many tokens, tail first; `keep`: it will come back."""
-        full: cython.longlong = cython.cast(cython.int, tokens) // self.block_size
-        blocks: cython.longlong = full + (tokens > full * self.block_size)
+    def release(
+        self, slot: cython.int, registered: cython.longlong, blocks: cython.longlong, keep: cython.bint
+    ) -> cython.int:
+        """Let go of the blocks of a slot, tail first; full ones of the `registered` tokens can be found again.
+
+        `keep`: it will come back for them.
+        """
         if not self.caching:
             self.free += blocks
             self.blank += blocks
             return 0
+        full: cython.longlong = cython.cast(cython.int, registered) // self.block_size
         self.blank += blocks - full
         self.free += blocks - self.named[slot]
         if full > self.named[slot]:
@@ -616,8 +672,7 @@ class Blocks:
                 self.free += self.length[extent]
                 self._link(extent, 0)
             after: cython.int = self.cell_next[cell]
-            self.cell_next[cell] = self.spare_cell
-            self.spare_cell = cell
+            self._drop_cell(cell)
             cell = after
         self.held[slot] = -1
         self.named[slot] = 0
@@ -637,6 +692,12 @@ class Blocks:
             self.private[slot] = extent
         return 0
 
+    def grow(self) -> None:
+        """Make room for twice as many slots."""
+        self.held, self.private = _grown(self.held, -1), _grown(self.private, -1)
+        self.run, self.run_end = _grown(self.run), _grown(self.run_end)
+        self.into, self.named, self.beside = _grown(self.into), _grown(self.named), _grown(self.beside)
+
 
 @cython.final
 @cython.cclass
@@ -651,25 +712,42 @@ class Columns:
     state: cython.schar[::1]
     cached: cython.int[::1]
     preempted: cython.int[::1]
-    behind: cython.int[::1]  # the next request in the same waiting line, −1: the last
+    behind: cython.int[::1]  # the next request in the same waiting line, −1: the last; by priority: its slot
+    rank: cython.int[::1]  # of its priority, 0 the soonest; empty where priorities do not count
+    stops: cython.schar[::1]  # whether a stop token ends it; empty where none does
+    until: cython.longlong  # when the clock stops: what comes out later is not written down
 
-    def __init__(self, *columns: Any) -> None:
+    def __init__(self, until: int, *columns: Any) -> None:
+        self.until = until
         views = [_view(column) for column in columns]
         self.arrive, self.isl, self.outputs = views[:3]
-        self.first, self.last, self.state, self.cached, self.preempted, self.behind = views[3:]
+        self.first, self.last, self.state, self.cached, self.preempted, self.behind = views[3:9]
+        self.rank, self.stops = views[9:]
 
 
 @cython.final
 @cython.cclass
 class Engine:
-    """One replica. Between two calls of `schedule` a *leg* is pending: k equal-batch iterations from `t` to `end`."""
+    """One replica. Between two calls of `schedule` a *leg* is pending: k equal-batch iterations from `t` on.
+
+    Asynchronous scheduling runs the scheduler one iteration ahead: `schedule` is called when the last batch of the
+    leg before begins, not when it ends, and takes it for done. So `it`, the sums and the blocks are those after that
+    batch, `t` is its end, and `end`, when `schedule` is called next, is the beginning of the last iteration of the
+    pending leg. Two things are not as they look then. A request whose last token is in the last batch keeps its seat
+    and its blocks until `t`; where a stop token will end it, which the scheduler cannot know, it even stays in the
+    batch for one more iteration. Such slots are `leaving`: they go at the end of the next leg, which is of one
+    iteration. And an output block is registered one iteration later, with its last token known.
+    """
 
     # settings
-    max_num_seqs: cython.int
-    max_num_batched_tokens: cython.longlong
+    ahead: cython.bint  # scheduling is asynchronous
+    by_priority: cython.bint
+    seats: cython.int
+    most_tokens: cython.longlong  # scheduled per iteration
     block_size: cython.int
     chunked: cython.bint
     reserve: cython.bint
+    watermark: cython.longlong  # blocks an admission leaves free
     # step times
     decode: cython.longlong[::1]
     mixed: cython.longlong[::1]
@@ -684,12 +762,13 @@ class Engine:
     gaps: Gaps
     blocks: Blocks
     # time
+    called: cython.longlong  # when `schedule` was called last
     t: cython.longlong  # start of the pending leg
-    it: cython.longlong  # iterations done
+    it: cython.longlong  # iterations done, or taken for done
     phase: cython.int  # it mod block_size
-    end: cython.longlong  # of the pending leg; NEVER: idle
+    end: cython.longlong  # when `schedule` is called next; NEVER: idle
     # the pending leg
-    k: cython.longlong
+    k: cython.longlong  # 0: an empty batch, only a time to wait for
     a: cython.longlong
     d: cython.longlong
     tokens: cython.longlong  # scheduled per iteration
@@ -707,21 +786,27 @@ class Engine:
     finishing: Agenda
     naming: Agenda  # decodes whose next full block has an id
     batch: cython.int[::1]
+    # leaving, by asynchronous scheduling only: their last token is in the batch that runs
+    leaving: cython.int
+    leave: cython.int[::1]
+    wasted: cython.int  # of them, those still among the decodes
     # slots
     request: cython.int[::1]
-    computed: cython.longlong[::1]  # of a slot with a prompt to compute; of a decode, context − it
+    computed: cython.longlong[::1]  # of a slot with a prompt to compute or that leaves; of a decode, context − it
     known: cython.longlong[::1]  # prompt and emitted tokens
     emitted: cython.int[::1]
     share: cython.longlong[::1]  # tokens of its prompt in this iteration
     order: cython.longlong[::1]  # of admission
     spoke: cython.longlong[::1]  # time of the last token before a preemption
+    stage: cython.schar[::1]  # STAYS, ENDS, STOPS or GONE
     spare: cython.int
     admissions: cython.longlong
-    # waiting: preempted slots (a stack), then requests in order of arrival
+    # waiting: preempted slots (a stack), then requests in order of arrival; or all of them by priority
     stack: cython.int
     below: cython.int[::1]
     line: cython.int
     line_end: cython.int
+    ranked: Heap
     waiting: cython.int
     # one call of `schedule`
     budget: cython.longlong
@@ -739,57 +824,111 @@ class Engine:
 
     def __init__(self, replica: Any, ids: Any, columns: Columns, gaps: Gaps) -> None:
         settings, table = replica.settings, replica.step
-        slots = settings.max_num_seqs
-        self.max_num_seqs, self.block_size = slots, settings.block_size
-        self.max_num_batched_tokens = settings.max_num_batched_tokens
+        self.ahead, self.by_priority = settings.async_scheduling, settings.scheduling_policy == "priority"
+        self.seats = settings.max_num_active_seqs or settings.max_num_seqs
+        most = settings.max_num_batched_tokens
+        self.most_tokens = min(settings.max_num_scheduled_tokens or most, most)
+        self.block_size = settings.block_size
         self.chunked, self.reserve = settings.enable_chunked_prefill, settings.scheduler_reserve_full_isl
+        # the engine's own count has one block more: its null block
+        self.watermark = int(settings.watermark * (replica.num_gpu_blocks + 1))
         self.decode, self.mixed = _view(table.decode_ps), _view(table.mixed_ps)
         self.context_ps, self.pair_ps = table.context_ps_per_token, table.prefill_ps_per_pair
         self.sequence_ps, self.prefill_context_ps = table.sequence_ps, table.prefill_context_ps_per_token
         self.window_ps, self.window = table.window_ps_per_token, table.window_tokens
+        slots = self.seats
         self.columns, self.gaps = columns, gaps
         self.blocks = Blocks(replica.num_gpu_blocks, slots, settings, ids)
-        self.t, self.it, self.phase, self.end = 0, 0, 0, NEVER
+        self.called, self.t, self.it, self.phase, self.end = 0, 0, 0, 0, NEVER
         self.k = self.a = self.d = self.tokens = 0
         self.chunk = self.partial = self.head = self.tail = self.stack = self.line = self.line_end = -1
-        self.running = self.n = self.s = self.waiting = 0
+        self.running = self.n = self.s = self.waiting = self.leaving = self.wasted = 0
         self.by_phase = _ints(settings.block_size)
-        self.before, self.after, self.below, self.batch = (_ints(slots) for _ in range(4))
-        self.finishing, self.naming = Agenda(slots), Agenda(slots)
-        self.request, self.emitted = _ints(slots), _ints(slots)
+        self.before, self.after, self.below, self.batch, self.leave = (_ints(slots) for _ in range(5))
+        self.finishing, self.naming, self.ranked = Agenda(slots), Agenda(slots), Heap(4)
+        self.request, self.emitted, self.stage = _ints(slots), _ints(slots), _ints(slots, 0, np.int8)
         self.computed, self.known, self.share, self.order, self.spoke = (_ints(slots, 0, np.int64) for _ in range(5))
         self.spare = -1
-        for slot in range(slots - 1, -1, -1):
-            self.below[slot], self.spare = self.spare, slot
+        self._spare_slots(0, slots)
         self.admissions = self.budget = self.n_single = self.s_single = self.chunks = self.pairs = self.over = 0
         self.steps = self.jumps = self.scheduled = self.preemptions = self.busy = 0
+
+    def _spare_slots(self, start: int, stop: int) -> None:
+        for slot in range(stop - 1, start - 1, -1):
+            self.below[slot], self.spare = self.spare, slot
+
+    def _more_slots(self) -> None:
+        """Make room: by priority, preempted requests keep their slots while others are admitted."""
+        slots = len(self.request)
+        if slots >= _MOST_SLOTS:
+            raise OverflowError("more than 2^19 requests are running or preempted in one replica")
+        self.before, self.after, self.below = _grown(self.before), _grown(self.after), _grown(self.below)
+        self.batch, self.leave, self.request = _grown(self.batch), _grown(self.leave), _grown(self.request)
+        self.emitted, self.stage, self.computed = _grown(self.emitted), _grown(self.stage), _grown(self.computed)
+        self.known, self.share, self.order = _grown(self.known), _grown(self.share), _grown(self.order)
+        self.spoke = _grown(self.spoke)
+        self.finishing.grow()
+        self.naming.grow()
+        self.blocks.grow()
+        self._spare_slots(slots, 2 * slots)
 
     # --- arrival
 
     @cython.cfunc
-    @cython.exceptval(check=False)
+    @cython.exceptval(-1)
     def arrive(self, request: cython.int, now: cython.longlong) -> cython.int:
-        """Put a request at the end of the waiting line; a jump that could have admitted it ends sooner."""
+        """Put a request into the waiting line; a jump that could have admitted it ends sooner."""
+        first: cython.bint = self._join(request)
+        if self.end == NEVER:  # idle: schedule once all that arrives now is here
+            self.t = self.end = now
+            self.k = 0
+        elif first and self.k > 1 and self.partial < 0 and self.running < self.seats:
+            if not self.ahead:
+                self._cut(least_steps(self.a, self.d, now - self.t))
+            elif now <= self.t:
+                self._cut(1)
+            else:
+                self._cut(1 + least_steps(self.a, self.d, now - self.t))
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _join(self, request: cython.int) -> cython.bint:
+        """Queue a new request; return whether it is the head of the line."""
+        self.waiting += 1
         self.columns.behind[request] = -1
+        if self.by_priority:
+            entry: cython.longlong = self._place(request)
+            self.ranked.add(entry)
+            return self.ranked.heap[0] == entry
         if self.line < 0:
             self.line = request
         else:
             self.columns.behind[self.line_end] = request
         self.line_end = request
-        self.waiting += 1
-        if self.end == NEVER:  # idle: schedule once all that arrives now is here
-            self.t = self.end = now
-            self.k = 0
-        elif self.waiting == 1 and self.k > 1 and self.partial < 0 and self.running < self.max_num_seqs:
-            self._cut(least_steps(self.a, self.d, now - self.t))
-        return 0
+        return self.waiting == 1
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _place(self, request: cython.int) -> cython.longlong:
+        """Return what the line is sorted by: priority, then arrival (the order of the rows)."""
+        return cython.cast(cython.longlong, self.columns.rank[request]) << 30 | request
 
     @cython.cfunc
     @cython.exceptval(check=False)
     def _cut(self, k: cython.longlong) -> cython.int:
         if k < self.k:
             self.k = k
-            self.end = self.t + k * self.a + self.d * (k * (k - 1) // 2)
+            self._set_end()
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _set_end(self) -> cython.int:
+        k: cython.longlong = self.k - self.ahead
+        self.end = self.t + k * self.a + self.d * (k * (k - 1) // 2)
         return 0
 
     # --- what happens during a leg
@@ -799,26 +938,38 @@ class Engine:
     def commit(self) -> cython.int:
         """Live through the pending leg: time passes, tokens come out, requests finish."""
         k: cython.longlong = self.k
-        if k == 0:
-            return 0
+        if k > 0:
+            self._pass(k)
+        if self.leaving > 0:
+            self._let_go()
+        if k > 0:
+            if self.finishing.next() == self.it:
+                self._finish_due()
+            if self.chunk >= 0:
+                self._speak()
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _pass(self, k: cython.longlong) -> cython.int:
         if k > 1:
             self.blocks.alloc(self._takes(k - 1))
             self.jumps += 1
-        self.busy += self.end - self.t
-        self.t = self.end
+        time: cython.longlong = k * self.a + self.d * (k * (k - 1) // 2)
+        self.t += time
+        self.busy += time
         self.it += k
         self.phase = (self.phase + cython.cast(cython.int, k)) % self.block_size
+        self.s += self.n * k
+        if self.t > self.columns.until:  # the last batch runs when the clock stops
+            k -= 1
         self.steps += k
         self.scheduled += k * self.tokens
-        self.s += self.n * k
-        if self.n > 0:
-            self.gaps.add(self.a, self.d, k, self.n)
+        if self.n > self.wasted and k > 0:
+            self.gaps.add(self.a, self.d, k, self.n - self.wasted)
         if self.naming.size > 0:
             self._name_until(self.it - 1)
-        if self.finishing.next() == self.it:
-            self._finish_due()
-        if self.chunk >= 0:
-            self._speak()
         return 0
 
     @cython.cfunc
@@ -843,14 +994,29 @@ class Engine:
         """Fill `batch` with the slots due at that iteration, in running order; return how many."""
         count: cython.int = 0
         while agenda.next() == iteration:
-            slot: cython.int = agenda.take()
-            i: cython.int = count
-            while i > 0 and self.order[self.batch[i - 1]] > self.order[slot]:
-                self.batch[i] = self.batch[i - 1]
-                i -= 1
-            self.batch[i] = slot
+            self.batch[count] = agenda.take()
             count += 1
+        stride: cython.int = 1
+        while stride < count // 9:
+            stride = 3 * stride + 1
+        while stride > 0:  # Shell's sort: few are sorted by insertion, many in not much more than linear time
+            self._sort_by_order(count, stride)
+            stride //= 3
         return count
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _sort_by_order(self, count: cython.int, stride: cython.int) -> cython.int:
+        i: cython.int
+        for i in range(stride, count):
+            slot: cython.int = self.batch[i]
+            hole: cython.int = i
+            while hole >= stride and self.order[self.batch[hole - stride]] > self.order[slot]:
+                self.batch[hole] = self.batch[hole - stride]
+                hole -= stride
+            self.batch[hole] = slot
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -858,8 +1024,19 @@ class Engine:
         i: cython.int
         count: cython.int = self._batch(self.finishing, self.it)
         for i in range(count):
-            self._finish(self.batch[i], self._leave_decodes(self.batch[i]))
+            slot: cython.int = self.batch[i]
+            if self.ahead and self._stops(slot):
+                self._leave_late(slot)
+            else:
+                self._finish(slot, self._leave_decodes(slot))
         return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _stops(self, slot: cython.int) -> cython.bint:
+        """Return whether a stop token ends it, which the scheduler cannot foresee."""
+        return self.columns.stops.shape[0] > 0 and self.columns.stops[self.request[slot]] != 0
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -881,12 +1058,73 @@ class Engine:
     @cython.cfunc
     @cython.exceptval(-1)
     def _finish(self, slot: cython.int, context: cython.longlong) -> cython.int:
-        request: cython.int = self.request[slot]
-        self.columns.last[request] = self.t
-        self.columns.state[request] = _FINISHED
-        self.blocks.release(slot, context, False)
-        self._leave_running(slot)
+        """Take leave of a slot that is no longer among the decodes."""
+        self._note_end(slot)
         self.naming.due[slot] = -1
+        if self.ahead:
+            self.stage[slot] = _ENDS
+            self.computed[slot] = context
+            self.leave[self.leaving] = slot
+            self.leaving += 1
+            return 0
+        return self._vacate(slot, context, self._blocks_of(context))
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _leave_late(self, slot: cython.int) -> cython.int:
+        """Keep a slot among the decodes whose stop token the scheduler has not seen yet."""
+        self._note_end(slot)
+        self.stage[slot] = _STOPS
+        self.leave[self.leaving] = slot
+        self.leaving += 1
+        self.wasted += 1
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _note_end(self, slot: cython.int) -> cython.int:
+        request: cython.int = self.request[slot]
+        if self.t <= self.columns.until:
+            self.columns.last[request] = self.t
+            self.columns.state[request] = _FINISHED
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _let_go(self) -> cython.int:
+        """Release those whose last token has come out now."""
+        i: cython.int
+        for i in range(self.leaving):
+            slot: cython.int = self.leave[i]
+            stage: cython.schar = self.stage[slot]
+            self.stage[slot] = _STAYS
+            if stage == _GONE:
+                self.waiting -= 1
+                self._spare_slot(slot)
+            elif stage == _STOPS:
+                self.naming.due[slot] = -1
+                context: cython.longlong = self._leave_decodes(slot)
+                self._vacate(slot, context - 1, self._blocks_of(context))
+            else:
+                context = self.computed[slot]
+                if self.blocks.caching:
+                    self.blocks.name(slot, context // self.block_size)
+                self._vacate(slot, context, self._blocks_of(context))
+        self.leaving = self.wasted = 0
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _vacate(self, slot: cython.int, registered: cython.longlong, blocks: cython.longlong) -> cython.int:
+        self.blocks.release(slot, registered, blocks, False)
+        self._leave_running(slot)
+        return self._spare_slot(slot)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _spare_slot(self, slot: cython.int) -> cython.int:
         self.below[slot] = self.spare
         self.spare = slot
         return 0
@@ -927,21 +1165,24 @@ class Engine:
     @cython.cfunc
     @cython.exceptval(-1)
     def _emit(self, slot: cython.int) -> cython.int:
-        request: cython.int = self.request[slot]
-        outputs: cython.int = self.columns.outputs[request]
-        if self.emitted[slot] == 0:
-            self.columns.first[request] = self.t
-        else:
-            self.gaps.add(self.t - self.spoke[slot], 0, 1, 1)
+        """Emit the token that follows the known ones; a slot that is not through decodes from here on."""
+        if self.t <= self.columns.until:
+            if self.emitted[slot] == 0:
+                self.columns.first[self.request[slot]] = self.t
+            else:
+                self.gaps.add(self.t - self.spoke[slot], 0, 1, 1)
         self.emitted[slot] += 1
-        if self.emitted[slot] == outputs:
-            return self._finish(slot, self.computed[slot])
+        left: cython.int = self.columns.outputs[self.request[slot]] - self.emitted[slot]
         context: cython.longlong = self.computed[slot]
+        if left == 0 and not (self.ahead and self._stops(slot)):
+            return self._finish(slot, context)
         self.n += 1
         self.s += context
         self.by_phase[self._phase_of(context)] += 1
         self.computed[slot] = context - self.it
-        self.finishing.push(slot, self.it + outputs - self.emitted[slot])
+        if left == 0:
+            return self._leave_late(slot)
+        self.finishing.push(slot, self.it + left)
         if self.blocks.caching and self.blocks.run[slot] < self.blocks.run_end[slot]:
             self._name_next(slot)
         return 0
@@ -950,7 +1191,7 @@ class Engine:
     @cython.exceptval(check=False)
     def _name_next(self, slot: cython.int) -> cython.int:
         full: cython.longlong = (self.blocks.named[slot] + 1) * self.block_size
-        self.naming.push(slot, full - 1 - self.computed[slot])
+        self.naming.push(slot, full - 1 + self.ahead - self.computed[slot])
         return 0
 
     @cython.cfunc
@@ -961,10 +1202,16 @@ class Engine:
         while self.naming.next() <= iteration:
             count: cython.int = self._batch(self.naming, self.naming.next())
             for i in range(count):
-                slot: cython.int = self.batch[i]
-                self.blocks.name(slot, self.blocks.named[slot] + 1)
-                if self.blocks.run[slot] < self.blocks.run_end[slot]:
-                    self._name_next(slot)
+                self._name_block(self.batch[i])
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _name_block(self, slot: cython.int) -> cython.int:
+        self.blocks.name(slot, self.blocks.named[slot] + 1)
+        self.naming.due[slot] = -1
+        if self.blocks.run[slot] < self.blocks.run_end[slot]:
+            self._name_next(slot)
         return 0
 
     # --- what the scheduler decides
@@ -972,31 +1219,39 @@ class Engine:
     @cython.cfunc
     @cython.exceptval(-1)
     def schedule(self) -> cython.int:
-        """Decide the next leg at `t`, as one call of vLLM's `schedule` would its first iteration."""
+        """Decide the next leg, as one call of vLLM's `schedule` would its first iteration."""
+        self.called = self.end
         preempted: cython.bint = self._take_blocks()
         if self.naming.size > 0:
             self._name_until(self.it)
-        self.budget = self.max_num_batched_tokens - self.n
+        self.budget = self.most_tokens - self.n
         self.chunk = -1
         self.n_single = self.chunks = 0
         self.s_single = self.pairs = self.over = 0
         if self.partial >= 0 and not self._go_on():
             preempted = True
         if not preempted:
-            while self.budget > 0 and self.waiting > 0 and self.running < self.max_num_seqs:
+            while self.budget > 0 and self.waiting > 0 and self.running < self.seats:
                 if not self._admit():
                     break
-        self.tokens = self.max_num_batched_tokens - self.budget
-        if self.running == 0:
-            if self.waiting > 0:
-                return self.schedule()  # the last of running preempted itself
-            self.end = NEVER
-            return 0
+        self.tokens = self.most_tokens - self.budget
+        if self.tokens == 0:
+            return self._pause()
         if self.chunk >= 0:
             self._mixed_leg()
         else:
             self._decode_leg(preempted)
-        self.end = self.t + self.k * self.a + self.d * (self.k * (self.k - 1) // 2)
+        self._set_end()
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _pause(self) -> cython.int:
+        """Nothing was scheduled: wait for the batch that runs; without one, try again or be idle."""
+        self.k = 0
+        self.end = self.t
+        if self.running == 0 and self.waiting == 0 and self.t == self.called:
+            self.end = NEVER
         return 0
 
     @cython.cfunc
@@ -1011,62 +1266,134 @@ class Engine:
         if need <= self.blocks.free:
             self.blocks.alloc(need)
             return False
+        if self.by_priority:
+            return self._take_in_turn()
         return self._take_by_force()
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _take_by_force(self) -> cython.bint:
+        """Preempt from the end until there are blocks for those who need one: as if each took his in turn.
+
+        The blocks that were free are taken in either order, and those a victim frees all but with the last victim.
+        """
+        size: cython.int = self.block_size
+        due: cython.int = (size - self.phase) % size
+        while self.by_phase[due] > self.blocks.free:
+            self._preempt(self.tail, False)
+        self.blocks.alloc(self.by_phase[due])
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _take_in_turn(self) -> cython.bint:
+        """Let each decode take its block in turn; whoever lacks one preempts the least urgent of all."""
         slot: cython.int = self.head
         while slot >= 0 and slot != self.partial:
-            if (self.it + self.computed[slot]) % self.block_size == 0:
-                while self.blocks.free == 0:
-                    victim: cython.int = self.tail
-                    self._preempt(victim)
-                    if victim == slot:
-                        return True
-                self.blocks.alloc(1)
+            if self.stage[slot] != _ENDS and self._take_one(slot) and self.naming.due[slot] == self.it:
+                self._name_block(slot)
             slot = self.after[slot]
         return True
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _preempt(self, slot: cython.int) -> cython.int:
-        """Throw the last of running back to the front of the waiting line; its blocks go, its keys stay."""
-        context: cython.longlong
-        request: cython.int = self.request[slot]
+    def _take_one(self, slot: cython.int) -> cython.bint:
+        """Give a decode its block if it needs one now; return whether it is still there."""
+        if (self.it + self.computed[slot]) % self.block_size > 0:
+            return True
+        while self.blocks.free == 0:
+            victim: cython.int = self._least_urgent()
+            self._preempt(victim, self.order[victim] < self.order[slot])
+            if victim == slot:
+                return False
+        self.blocks.alloc(1)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _least_urgent(self) -> cython.int:
+        """Return the running slot of the greatest (priority, time of arrival), the first of equals."""
+        worst: cython.int = self.head
+        slot: cython.int = self.after[worst]
+        while slot >= 0:
+            mine: cython.int = self.request[slot]
+            other: cython.int = self.request[worst]
+            rank: cython.int = self.columns.rank[mine]
+            if rank > self.columns.rank[other] or (
+                rank == self.columns.rank[other] and self.columns.arrive[mine] > self.columns.arrive[other]
+            ):
+                worst = slot
+            slot = self.after[slot]
+        return worst
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _preempt(self, slot: cython.int, scheduled: cython.bint) -> cython.int:
+        """Throw a running request back into the waiting line; its blocks go, its keys stay.
+
+        `scheduled`: it has been given its token and its blocks in this call already.
+        """
+        context: cython.longlong = self.computed[slot]
+        registered: cython.longlong = context
+        stage: cython.schar = self.stage[slot]
         if slot == self.partial:
-            context = self.computed[slot]
             self.partial = -1
         else:
-            self._name_until(self.it - 1)
-            context = self._leave_decodes(slot)
-            self.emitted[slot] = cython.cast(cython.int, context + 1 - self.columns.isl[request])
-            self.known[slot] = context + 1
-            self.spoke[slot] = self.t
+            if stage != _ENDS:
+                context = self._leave_decodes(slot)
+            registered = context + scheduled
+            if self.ahead:  # its last token is not known yet; that of a prompt is
+                registered = max(registered - 1, self.known[slot])
+            if stage == _STAYS:
+                self.emitted[slot] = cython.cast(cython.int, context + 1 - self.columns.isl[self.request[slot]])
+                self.known[slot] = context + 1
+                self.spoke[slot] = self.t
+            self.wasted -= stage == _STOPS
+            context += scheduled
             self.finishing.due[slot] = -1
             self.naming.due[slot] = -1
-        self.blocks.release(slot, context, True)
+        self.blocks.release(slot, registered, self._blocks_of(context), stage == _STAYS)
         self._leave_running(slot)
-        self.below[slot] = self.stack
-        self.stack = slot
+        self._throw_back(slot)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _throw_back(self, slot: cython.int) -> cython.int:
+        request: cython.int = self.request[slot]
         self.waiting += 1
         self.preemptions += 1
         self.columns.preempted[request] += 1
+        if self.stage[slot] != _STAYS:
+            self.stage[slot] = _GONE  # its last token comes out all the same
+        elif self.by_priority:
+            self.columns.behind[request] = slot
+            self.ranked.add(self._place(request))
+        else:
+            self.below[slot] = self.stack
+            self.stack = slot
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _go_on(self) -> cython.bint:
-        """Give the prompt under way its next chunk; return whether it found blocks."""
+        """Give the prompt under way its next chunk; return whether it found blocks without a preemption."""
         slot: cython.int = self.partial
         computed: cython.longlong = self.computed[slot]
         share: cython.longlong = min(self.known[slot] - computed, self.budget)
         need: cython.longlong = self._blocks_of(computed + share) - self._blocks_of(computed)
-        if need > self.blocks.free:
-            self._preempt(slot)
-            return False
+        clear: cython.bint = True
+        while need > self.blocks.free:
+            clear = False
+            decodes: cython.int = self.n
+            victim: cython.int = self._least_urgent() if self.by_priority else slot
+            self._preempt(victim, victim != slot)
+            self.budget += decodes - self.n
+            if victim == slot:
+                return False
         self.blocks.alloc(need)
-        return self._compute(slot, computed, share)
+        self._compute(slot, computed, share)
+        return clear
 
     @cython.cfunc
     @cython.inline
@@ -1098,7 +1425,12 @@ class Engine:
     def _admit(self) -> cython.bint:
         """Admit the head of the waiting line; return whether it fitted."""
         slot: cython.int = self.stack
-        request: cython.int = self.request[slot] if slot >= 0 else self.line
+        request: cython.int
+        if self.by_priority:
+            request = cython.cast(cython.int, self.ranked.heap[0] & (0x3FFFFFFF))
+            slot = self.columns.behind[request]
+        else:
+            request = self.request[slot] if slot >= 0 else self.line
         known: cython.longlong = self.known[slot] if slot >= 0 else self.columns.isl[request]
         blocks: Blocks = self.blocks
         blocks.hit = blocks.idle = 0
@@ -1114,6 +1446,8 @@ class Engine:
             share = self.budget
         need: cython.longlong = self._blocks_of(computed + share) - hit
         whole: cython.longlong = self._blocks_of(known) - hit if self.reserve else need
+        if self.running > 0:
+            whole += self.watermark
         if whole + blocks.idle > blocks.free:
             return False
         slot = self._enter(request, slot, known, computed)
@@ -1124,18 +1458,23 @@ class Engine:
         return self._compute(slot, computed, share)
 
     @cython.cfunc
-    @cython.exceptval(check=False)
+    @cython.exceptval(-1)
     def _enter(
         self, request: cython.int, slot: cython.int, known: cython.longlong, computed: cython.longlong
     ) -> cython.int:
         """Move the head of the waiting line to the end of running; return its slot."""
         self.waiting -= 1
-        if slot >= 0:
+        if self.by_priority:
+            self.ranked.pop()
+        elif slot >= 0:
             self.stack = self.below[slot]
         else:
+            self.line = self.columns.behind[request]
+        if slot < 0:
+            if self.spare < 0:
+                self._more_slots()
             slot = self.spare
             self.spare = self.below[slot]
-            self.line = self.columns.behind[request]
             self.request[slot] = request
             self.known[slot] = known
             self.emitted[slot] = 0
@@ -1186,9 +1525,9 @@ class Engine:
         if self.window_ps > 0 and self.s <= n * self.window:
             k = min(k, (n * self.window - self.s) // n + 1)
             self.d += self.window_ps * n
-        if preempted:
+        if preempted or self.leaving > 0:
             k = 1  # the head of the line is tried again after this iteration
-        elif self.waiting > 0 and self.naming.size > 0 and self.running < self.max_num_seqs:
+        elif self.waiting > 0 and self.naming.size > 0 and self.running < self.seats:
             k = min(k, self.naming.next() - self.it)  # a registered block may let the head in
         self.k = self._affordable(k)
         return 0
@@ -1219,8 +1558,8 @@ class Engine:
     @cython.cfunc
     @cython.exceptval(check=False)
     def _done_by(self, now: cython.longlong) -> cython.longlong:
-        """Return how many iterations of the pending leg end by `now` (before its end)."""
-        if self.k <= 1:
+        """Return how many iterations of the pending leg end by `now` (before `end`)."""
+        if self.k <= 1 or now < self.t:
             return 0
         return least_steps(self.a, self.d, now - self.t + 1) - 1
 
@@ -1240,6 +1579,8 @@ class Engine:
         if self.end < NEVER and self._done_by(now) > 0:
             self._cut(self._done_by(now))
             self.commit()
+        elif self.end < NEVER and self.t > now:
+            self.busy -= self.t - self.called  # the batch that runs
         self.end = NEVER
         return 0
 
@@ -1247,8 +1588,10 @@ class Engine:
     @cython.exceptval(check=False)
     def used(self, now: cython.longlong) -> cython.longlong:
         """Return the referenced blocks at `now`, within the pending leg."""
-        done: cython.longlong = self._done_by(now) if self.end < NEVER else 0
-        return self.blocks.total - self.blocks.free + (self._takes(done) if done > 0 else 0)
+        more: cython.longlong = 0  # iterations scheduled since, of a leg that takes blocks as it goes
+        if self.end < NEVER and self.k > 1 and now >= self.t:
+            more = self._done_by(now) + self.ahead
+        return self.blocks.total - self.blocks.free + (self._takes(more) if more > 0 else 0)
 
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return the counters: steps, jumps, scheduled tokens, preemptions, busy picoseconds."""

@@ -64,7 +64,7 @@ def simulate(
     runs = engine_runs(requests.prefix, replica.settings.block_size) if requests.prefix is not None else None
     labels = run_labels(runs) if router == "prefix-affinity" else None
     columns = _columns(requests, replica)
-    shared, gaps = core.Columns(*columns.values()), core.Gaps()
+    shared, gaps = core.Columns(until_ps, *columns.values()), core.Gaps()
     engines = [core.Engine(replica, runs, shared, gaps) for _ in range(replicas)]
     window_ps = _window_ps(columns["arrive_ps"], record_series, until_s)
     samples = np.zeros((record_series, 4), np.int64)
@@ -92,6 +92,8 @@ def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
     count, settings = len(requests), replica.settings
     isl = np.ascontiguousarray(requests.isl_tokens, np.int64)
     outputs = np.minimum(requests.osl_tokens, settings.max_model_len - isl).astype(np.int32)
+    if requests.max_tokens is not None:
+        outputs = np.minimum(outputs, requests.max_tokens).astype(np.int32)
     # the last output token is never put into the KV cache
     most_tokens = replica.num_gpu_blocks * settings.block_size + 1
     failed = (outputs < 1) | (isl + outputs > most_tokens)
@@ -107,7 +109,23 @@ def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
         "cached_tokens": np.zeros(count, np.int32),
         "preemptions": np.zeros(count, np.int32),
         "behind": np.empty(count, np.int32),
+        "rank": _ranks(requests) if settings.scheduling_policy == "priority" else np.empty(0, np.int32),
+        "stops": _stops(requests, outputs, settings.max_model_len),
     }
+
+
+def _ranks(requests: Requests) -> NDArray[np.int32]:
+    """Number the priorities, the soonest 0."""
+    if requests.priority is None:
+        return np.zeros(len(requests), np.int32)
+    return np.unique(requests.priority, return_inverse=True)[1].astype(np.int32)
+
+
+def _stops(requests: Requests, outputs: NDArray[np.int32], max_model_len: int) -> NDArray[np.int8]:
+    """Return whether a stop token ends each request before a length does; empty where no length was allowed."""
+    if requests.max_tokens is None:
+        return np.empty(0, np.int8)
+    return (outputs < np.minimum(requests.max_tokens, max_model_len - requests.isl_tokens)).astype(np.int8)
 
 
 def _until_ps(until_s: float | None) -> int:
