@@ -74,10 +74,23 @@ class Pool:
         for group, table in enumerate(row.tables):
             for index in range(row.registered[group], min(full, len(table))):
                 block = table[index]
-                if block is not None and block.key is None:
+                if block is not None and block.key is None and self.keeps(row, group, index):
                     block.key = group, row.key(index)
                     self.by_key.setdefault(block.key, []).append(block)
             row.registered[group] = max(row.registered[group], full)
+
+    def keeps(self, row: Row, group: int, index: int) -> bool:
+        window = self.windows[group]
+        if window is None:
+            return True
+        last = (row.isl - 1) // self.block_size
+        needed = ceil_div(window - 1, self.block_size)
+        import os
+        v = os.environ.get("V", "all")
+        if v == "all": return index >= last - needed
+        if v == "none": return last - needed <= index < last
+        if v == "p": return last - needed <= index < row.isl // self.block_size
+        return True
 
     # --- blocks in, blocks out ------------------------------------------------------------------------
 
@@ -146,10 +159,10 @@ class Pool:
         """
         number = 0
         for table, window in zip(tables, self.windows, strict=True):
-            whole, held = ceil_div(tokens, self.block_size), len(table)
+            lacking = max(0, ceil_div(tokens, self.block_size) - len(table))
             if window is not None and most is not None:
-                whole, held = min(whole, most), sum(block is not None for block in table)
-            number += max(0, whole - held) + sum(block is not None and block.refs == 0 for block in table)
+                lacking = max(0, min(lacking, most - sum(block is not None for block in table)))
+            number += lacking + sum(block is not None and block.refs == 0 for block in table)
         return number
 
     def lacks(self, row: Row, tokens: int) -> int:
