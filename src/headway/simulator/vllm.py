@@ -185,9 +185,13 @@ class Vllm(Stepper):
     # memory
     pool: Pool
     groups: cython.int
-    rows: cython.int[:, ::1]  # blocks held, by holder and group
-    count: cython.int[::1]  # how many
-    named: cython.int[::1]  # how many of them are registered
+    windows: cython.longlong[::1]  # by group; 0: full attention
+    most: cython.longlong[::1]  # by group: blocks an admission is asked for at most
+    contiguous: cython.int[::1]  # by group: cached blocks in a row that make a hit
+    rows: cython.int[:, ::1]  # blocks held, by holder and group; −1: outside the window, and gone
+    count: cython.int[::1]  # how many in each group, by holder
+    named: cython.int[::1]  # how many of them have been registered, by holder
+    gone: cython.int[::1]  # how many left the windows, by holder and group
     spare_holders: list[Any]
     deferred: list[Any]  # (last batch, blocks) that return when that batch is processed
     # the ids of all requests, in blocks of this engine
@@ -195,9 +199,10 @@ class Vllm(Stepper):
     first_key: cython.longlong[::1]
     counts_of: cython.longlong[::1]
     offset: cython.longlong[::1]
-    hits: cython.int[::1]
+    hits: cython.int[:, ::1]  # by group
     hit: cython.int
     idle: cython.int
+    junction: cython.int[::1]  # by request: the longest prefix some group had when not all did
     # queues
     order: cython.int[::1]
     line: Line
@@ -243,10 +248,18 @@ class Vllm(Stepper):
         self.drop_last_hit = drafter_reads_hidden and not hashed_ahead
         self.deferring = transfer is not None and transfer.kv_role != "kv_producer" and self.depth > 1
         self.pool = Pool(replica.num_gpu_blocks, profile.uncached_first)
-        self.groups = 1
+        groups = replica.kv_groups or (None,)
+        self.groups = len(groups)
+        windows = [(group.window_tokens or 0) if group is not None else 0 for group in groups]
+        in_flight = self.depth * self.max_num_batched_tokens
+        size = self.block_size
+        most = [-(-(window - 1 + in_flight) // size) + 1 if window else NEVER for window in windows]
+        self.windows, self.most = _view(np.array(windows, np.int64)), _view(np.array(most, np.int64))
+        self.contiguous = _view(np.array([-(-(window - 1) // size) if window else 0 for window in windows], np.int32))
         longest = int(np.max(np.asarray(table.isl) + np.asarray(table.osl), initial=1)) + self.lookahead + self.drafting
-        self.rows = _view(np.zeros((16, min(longest + 1, self.max_model_len + 1) // self.block_size + 2), np.int32))
-        self.count, self.named = _ints(16), _ints(16)
+        width = min(longest + 1, self.max_model_len + 1) // size + 2
+        self.rows = _view(np.zeros((16 * self.groups, width), np.int32))
+        self.count, self.named, self.gone = _ints(16), _ints(16), _ints(16 * self.groups)
         self.spare_holders = list(range(15, -1, -1))
         self.deferred = []
         self.stride = 0
@@ -254,8 +267,9 @@ class Vllm(Stepper):
         if ids is not None and self.caching:
             self.stride = ids[0]
             self.offset, self.first_key, self.counts_of = (_view(column) for column in ids[1:])
-        self.hits = _ints(self.rows.shape[1])
+        self.hits = _view(np.zeros((self.groups, width), np.int32))
         self.hit = self.idle = 0
+        self.junction = _ints(len(table.isl) if self.groups > 1 else 1)
         self.order = _ints(16)
         self.line, self.holding = Line(table, self.priority), Line(table, self.priority)
         self.steps_since, self.capacity_bound = 1 << 40, False
@@ -327,12 +341,11 @@ class Vllm(Stepper):
             size = self.count.shape[0]
             rows = np.asarray(self.rows)
             self.rows = _view(np.concatenate([rows, np.zeros_like(rows)]))
-            self.count, self.named = _grown(self.count), _grown(self.named)
+            self.count, self.named, self.gone = _grown(self.count), _grown(self.named), _grown(self.gone)
             self.spare_holders = list(range(2 * size - 1, size - 1, -1))
         holder: cython.int = self.spare_holders.pop()
         self.table.holder[request] = holder
-        self.count[holder] = 0
-        self.named[holder] = 0
+        self.count[holder] = self.named[holder] = 0
         return holder
 
     @cython.cfunc
@@ -343,10 +356,32 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def extend(self, holder: cython.int, blocks: cython.int) -> cython.int:
-        """Let a request hold so many blocks."""
-        while self.count[holder] < blocks:
-            self.rows[holder, self.count[holder]] = self.pool.take()
-            self.count[holder] += 1
+        """Let a request hold so many blocks in each group."""
+        group: cython.int
+        i: cython.int
+        for group in range(self.groups):
+            for i in range(self.count[holder], blocks):
+                self.rows[holder * self.groups + group, i] = self.pool.take()
+        self.count[holder] = max(self.count[holder], blocks)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def slide(self, request: cython.int) -> cython.int:
+        """Release the blocks that lie outside the windows of the tokens processed so far, tail first."""
+        holder: cython.int = self.table.holder[request]
+        processed: cython.longlong = self.table.computed[request] - self.table.flying[request]
+        group: cython.int
+        i: cython.int
+        for group in range(self.groups):
+            if self.windows[group] == 0:
+                continue
+            row: cython.int = holder * self.groups + group
+            gone: cython.int = cython.cast(cython.int, (processed - self.windows[group] + 1) // self.block_size)
+            for i in range(gone - 1, self.gone[row] - 1, -1):
+                self.pool.release(self.rows[row, i])
+                self.rows[row, i] = -1
+            self.gone[row] = max(gone, self.gone[row])
         return 0
 
     @cython.cfunc
@@ -357,13 +392,19 @@ class Vllm(Stepper):
         if holder < 0:
             return 0
         self.table.holder[request] = -1
+        blocks: list[Any] = []
+        later: cython.bint = self.deferring and self.table.flying[request] > 0
+        group: cython.int
         i: cython.int
-        if self.deferring and self.table.flying[request] > 0:
-            blocks: list[Any] = [self.rows[holder, i] for i in range(self.count[holder] - 1, -1, -1)]
+        for group in range(self.groups):
+            row: cython.int = holder * self.groups + group
+            for i in range(self.count[holder] - 1, self.gone[row] - 1, -1):
+                if later:
+                    blocks.append(self.rows[row, i])
+                else:
+                    self.pool.release(self.rows[row, i])
+        if later:
             self.deferred.append((self.calls, blocks))
-        else:
-            for i in range(self.count[holder] - 1, -1, -1):
-                self.pool.release(self.rows[holder, i])
         self.spare_holders.append(holder)
         return 0
 
@@ -390,7 +431,7 @@ class Vllm(Stepper):
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def key_of(self, request: cython.int, index: cython.longlong) -> cython.longlong:
+    def key_of(self, request: cython.int, index: cython.longlong, group: cython.int) -> cython.longlong:
         """Return the key of a request's block: its id, or one that nobody else has."""
         if self.stride > 0:
             run: cython.longlong = self.offset[request]
@@ -398,31 +439,61 @@ class Vllm(Stepper):
             into: cython.longlong = index
             while run < end:
                 if into < self.counts_of[run]:
-                    return self.first_key[run] + into * self.stride
+                    return (self.first_key[run] + into * self.stride) * self.groups + group
                 into -= self.counts_of[run]
                 run += 1
-        return -2 - (cython.cast(cython.longlong, request) << 30 | index)
+        return -2 - (cython.cast(cython.longlong, request) << 30 | index) * self.groups - group
 
     @cython.cfunc
     @cython.exceptval(check=False)
     def match(self, request: cython.int) -> cython.int:
-        """Find the longest cached prefix: sets `hits`, `hit` and `idle` (how many of them nobody holds)."""
+        """Find the longest prefix cached in all groups: sets `hits`, `hit` and `idle` (how many nobody holds)."""
         self.hit = self.idle = 0
         if not self.caching:
             return 0
-        limit: cython.int = cython.cast(cython.int, (self.table.known[request] - 1) // self.block_size)
-        while self.hit < limit:
-            block: cython.int = self.pool.find(self.key_of(request, self.hit))
-            if block < 0:
-                break
-            self.hits[self.hit] = block
-            self.hit += 1
+        self.hit = cython.cast(cython.int, (self.table.known[request] - 1) // self.block_size)
+        group: cython.int
+        agreed: cython.int = 0  # groups in a row that took the length as it was
+        longest: cython.int = 0
+        while agreed < self.groups:
+            for group in range(self.groups):
+                length: cython.int = self.match_group(request, group)
+                agreed = agreed + 1 if length == self.hit else 1
+                self.hit = length
+                longest = max(longest, length)
+        if self.groups > 1:
+            self.junction[request] = longest if longest > self.hit else 0
         if self.drop_last_hit and self.hit > 0:
             self.hit -= 1
         i: cython.int
-        for i in range(self.hit):
-            self.idle += self.pool.refs[self.hits[i]] == 0
+        for group in range(self.groups):
+            for i in range(self.hit):
+                block: cython.int = self.hits[group, i]
+                self.idle += block >= 0 and self.pool.refs[block] == 0
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def match_group(self, request: cython.int, group: cython.int) -> cython.int:
+        """Return the longest prefix of at most `hit` blocks that is cached in one group, and fill its `hits`."""
+        i: cython.int = 0
+        if self.windows[group] == 0:
+            while i < self.hit:
+                self.hits[group, i] = self.pool.find(self.key_of(request, i, group))
+                if self.hits[group, i] < 0:
+                    return i
+                i += 1
+            return i
+        found: cython.int = 0
+        for i in range(self.hit - 1, -1, -1):
+            self.hits[group, i] = self.pool.find(self.key_of(request, i, group))
+            found = found + 1 if self.hits[group, i] >= 0 else 0
+            if found >= self.contiguous[group]:
+                length: cython.int = i + found
+                for i in range(i):
+                    self.hits[group, i] = -1
+                return length
+        return found
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -432,11 +503,29 @@ class Vllm(Stepper):
             return 0
         holder: cython.int = self.table.holder[request]
         full: cython.longlong = min(tokens, self.table.known[request] - self.hash_lookahead) // self.block_size
-        while self.named[holder] < full:
-            index: cython.int = self.named[holder]
-            self.pool.register(self.rows[holder, index], self.key_of(request, index))
-            self.named[holder] = index + 1
+        group: cython.int
+        index: cython.int
+        for group in range(self.groups):
+            row: cython.int = holder * self.groups + group
+            for index in range(max(self.named[holder], self.gone[row]), full):
+                if self.groups == 1 or self.windows[group] == 0 or self.kept(request, index, group):
+                    self.pool.register(self.rows[row, index], self.key_of(request, index, group))
+        self.named[holder] = max(self.named[holder], cython.cast(cython.int, full))
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def kept(self, request: cython.int, index: cython.int, group: cython.int) -> cython.bint:
+        """Return whether a window group registers a block: only those a hit needs that ends where hits end.
+
+        That is where a repetition of the prompt would end, and where the full-attention groups once found a longer
+        prefix than this one (prefix_cache_retention_interval 0, the default since 0.33).
+        """
+        replay: cython.longlong = (self.table.isl[request] - 1) // self.block_size
+        if replay - self.contiguous[group] <= index < replay:
+            return True
+        junction: cython.longlong = self.junction[request]
+        return junction - self.contiguous[group] <= index < junction
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -542,7 +631,9 @@ class Vllm(Stepper):
         """Get blocks for a running request: 1 done, 0 there are none, −1 it was thrown out itself."""
         holder: cython.int = self.table.holder[request]
         blocks: cython.int = self.blocks_of(tokens)
-        while blocks - self.count[holder] > self.pool.free:
+        if self.groups > 1:
+            self.slide(request)
+        while (blocks - self.count[holder]) * self.groups > self.pool.free:
             victim: cython.int = self.victim()
             if self.deferring and self.table.flying[victim] > 0:
                 return 0
@@ -714,12 +805,25 @@ class Vllm(Stepper):
         self, request: cython.int, known: cython.longlong, tokens: cython.longlong, reserved: cython.longlong
     ) -> cython.bint:
         """Return whether the blocks are there: for all known tokens if so set, and for those of this step."""
+        spared: cython.longlong = self.idle + (self.watermark if self.running > 0 else 0)
+        if self.reserve and self.missing(request, known, True) + spared > self.pool.free:
+            return False
+        return self.missing(request, tokens, False) + spared <= self.pool.free - reserved
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def missing(self, request: cython.int, tokens: cython.longlong, capped: cython.bint) -> cython.longlong:
+        """Return how many blocks a waiting request would take; `capped`: windows let go of theirs on the way."""
         holder: cython.int = self.table.holder[request]
         held: cython.longlong = self.count[holder] if holder >= 0 else self.hit
-        spared: cython.longlong = self.watermark if self.running > 0 else 0
-        if self.reserve and self.blocks_of(known) - held + self.idle + spared > self.pool.free:
-            return False
-        return self.blocks_of(tokens) - held + self.idle + spared <= self.pool.free - reserved
+        total: cython.longlong = 0
+        group: cython.int
+        for group in range(self.groups):
+            blocks: cython.longlong = self.blocks_of(tokens)
+            if capped:
+                blocks = min(blocks, self.most[group])
+            total += max(blocks - held, 0)
+        return total
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -728,10 +832,18 @@ class Vllm(Stepper):
         holder: cython.int = self.table.holder[request]
         if holder < 0:
             holder = self.hold(request)
+            group: cython.int
             i: cython.int
-            for i in range(self.hit):
-                self.pool.touch(self.hits[i])
-                self.rows[holder, i] = self.hits[i]
+            for group in range(self.groups):
+                row: cython.int = holder * self.groups + group
+                self.gone[row] = 0
+                for i in range(self.hit):
+                    block: cython.int = self.hits[group, i]
+                    self.rows[row, i] = block
+                    if block >= 0:
+                        self.pool.touch(block)
+                    else:
+                        self.gone[row] = i + 1
             self.count[holder] = self.named[holder] = self.hit
         return self.extend(holder, self.blocks_of(tokens))
 
@@ -765,7 +877,7 @@ class Vllm(Stepper):
             request: cython.int = self.order[i]
             if self.table.computed[request] < self.table.known[request]:
                 more: cython.longlong = self.blocks_of(self.table.known[request] + self.lookahead)
-                blocks += max(0, more - self.count[self.table.holder[request]])
+                blocks += max(0, more - self.count[self.table.holder[request]]) * self.groups
         return blocks
 
     @cython.cfunc
