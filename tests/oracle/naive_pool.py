@@ -40,12 +40,14 @@ class Pool:
         """The longest prefix all groups have, at most all but its last token: blocks by group."""
         if not self.caching:
             return [[] for _ in self.windows]
-        length = (row.known - 1) // self.block_size
-        agreed = -1
-        while agreed != length:  # a shorter hit in one group may not be one in another
+        limit = (row.known - 1) // self.block_size
+        alone = [self.longest(row, group, window, limit) for group, window in enumerate(self.windows)]
+        length, agreed = min(alone), -1
+        while agreed != length:  # a shorter hit in one group may be none in another
             agreed = length
             for group, window in enumerate(self.windows):
                 length = self.longest(row, group, window, length)
+        row.junction = max(alone) if max(alone) > length else 0
         return [self.hits(row, group, window, length) for group, window in enumerate(self.windows)]
 
     def longest(self, row: Row, group: int, window: int | None, limit: int) -> int:
@@ -55,7 +57,7 @@ class Pool:
             while length < limit and (group, row.key(length)) in self.by_key:
                 length += 1
             return length - 1 if self.drops_last_hit and length else length
-        needed, contiguous = ceil_div(window - 1, self.block_size), 0
+        needed, contiguous = self.span(window), 0
         for index in reversed(range(limit)):
             contiguous = contiguous + 1 if (group, row.key(index)) in self.by_key else 0
             if contiguous == needed:
@@ -63,7 +65,7 @@ class Pool:
         return contiguous  # a run from the very beginning needs nothing before it
 
     def hits(self, row: Row, group: int, window: int | None, length: int) -> list[Block | None]:
-        begin = 0 if window is None else max(0, length - ceil_div(window - 1, self.block_size))
+        begin = 0 if window is None else max(0, length - self.span(window))
         return [None] * begin + [self.by_key[group, row.key(index)][0] for index in range(begin, length)]
 
     def register(self, row: Row, computed: int) -> None:
@@ -80,17 +82,20 @@ class Pool:
             row.registered[group] = max(row.registered[group], full)
 
     def keeps(self, row: Row, group: int, index: int) -> bool:
+        """Whether a full block gets a key: in a window group only where a later request may resume.
+
+        That is the end of the prompt, if the prompt comes again, and the junction where it left what others began with;
+        each is kept with the window before it, and nothing of the output is (`prefix_cache_retention_interval` 0).
+        """
         window = self.windows[group]
-        if window is None:
+        if window is None or not self.rules.keeps_window_tails:
             return True
-        last = (row.isl - 1) // self.block_size
-        needed = ceil_div(window - 1, self.block_size)
-        import os
-        v = os.environ.get("V", "all")
-        if v == "all": return index >= last - needed
-        if v == "none": return last - needed <= index < last
-        if v == "p": return last - needed <= index < row.isl // self.block_size
-        return True
+        ends = (row.isl - 1) // self.block_size, row.junction
+        return any(end - self.span(window) <= index < end for end in ends)
+
+    def span(self, window: int) -> int:
+        """Blocks before a token that its window may reach into."""
+        return ceil_div(window - 1, self.block_size)
 
     # --- blocks in, blocks out ------------------------------------------------------------------------
 

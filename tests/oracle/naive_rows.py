@@ -43,6 +43,7 @@ class Row:
     eligible: int = 0  # the first call of the scheduler that may schedule it again
     last_batch: int = -1  # the last batch it is part of
     tables: list[list[Block | None]] = field(default_factory=list)  # blocks by group; None: outside the window
+    junction: int = 0  # blocks some group had of its prefix, beyond the hit all agreed on
     registered: list[int] = field(default_factory=list)  # how many of them have been given their key
     # the model
     verified: int = 0  # drafts were verified so often

@@ -16,6 +16,7 @@ class Rules:
     has_prefill_interval: bool = True  # local; before, only data parallel ranks throttled prefills
     lone_is_uncapped: bool = True  # long_prefill_token_threshold does not hold for a request that is alone
     keyless_first: bool = True  # released blocks without a key are reused first; before, appended like all others
+    keeps_window_tails: bool = True  # of a window group, only blocks where a later request may resume; before, all
     holding_queue: bool = True  # requests that own blocks wait apart; before, all skipped ones did
     hashes_look_ahead: bool = True  # EAGLE's next token is part of the key; before, the last hit block was dropped
     counts_running_loras: bool = True  # max_loras counts all of running; before, those scheduled in this step
@@ -42,6 +43,7 @@ def rules_of(version: str) -> Rules:
         "has_active_limit": False,
         "lone_is_uncapped": False,
         "keyless_first": False,
+        "keeps_window_tails": False,
         "holding_queue": False,
         "one_more_batch": False,
     }
