@@ -186,6 +186,57 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SglangSettings:
+    """What SGLang's `server_args` say and vLLM's do not; `EngineSettings` has the others under vLLM's names.
+
+    max_num_seqs: `max_running_requests`; block_size: `page_size`; enable_prefix_caching: not `disable_radix_cache`;
+    async_scheduling: not `disable_overlap_schedule`; max_model_len: `context_length`.
+    """
+
+    chunked_prefill_size: int = 8192  # -1: prompts are never cut
+    max_prefill_tokens: int = 16384
+    prefill_max_requests: int | None = None
+    schedule_policy: str = "fcfs"  # or "lpm"
+    schedule_conservativeness: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRtLlmSettings:
+    """What TensorRT-LLM's `LlmArgs` say and vLLM's settings do not.
+
+    max_num_seqs: `max_batch_size`; max_num_batched_tokens: `max_num_tokens`; block_size: `tokens_per_block`, also the
+    unit of chunks; enable_prefix_caching: `enable_block_reuse`; async_scheduling: not `disable_overlap_scheduler`.
+    """
+
+    capacity_scheduler_policy: str = "GUARANTEED_NO_EVICT"  # or "MAX_UTILIZATION"
+    context_chunking_policy: str = "FIRST_COME_FIRST_SERVED"  # or "EQUAL_PROGRESS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TgiSettings:
+    """What TGI's launcher says and vLLM's settings do not.
+
+    max_num_seqs: `max_batch_size`; max_num_batched_tokens: `max_batch_prefill_tokens`; max_model_len:
+    `max_total_tokens`; enable_chunked_prefill: `PREFILL_CHUNKING`. `max_batch_total_tokens` is the replica's blocks,
+    and one more that TGI keeps for itself.
+    """
+
+    waiting_served_ratio: float = 0.3
+    max_waiting_tokens: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaCppSettings:
+    """What llama-server says and vLLM's settings do not.
+
+    max_num_seqs: `parallel`, the slots; max_num_batched_tokens: `batch-size`; enable_prefix_caching: `cache-prompt`.
+    `ctx-size` is the replica's blocks; each slot has an equal share (no unified KV).
+    """
+
+    slot_prompt_similarity: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """The engine's own settings, in the engine's own names (vLLM's where engines differ)."""
 
@@ -210,6 +261,7 @@ class EngineSettings:
     max_loras: int | None = None  # None: any number of adapters at once
     pipeline_parallel_size: int = 1  # stages a batch goes through one after the other
     cuda_graph_sizes: tuple[int, ...] = ()  # batch sizes captured; empty: no graphs, no padding
+    own: SglangSettings | TensorRtLlmSettings | TgiSettings | LlamaCppSettings | None = None  # None: its defaults
 
 
 # --- traffic ------------------------------------------------------------------------------------------
