@@ -44,7 +44,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """Return the file's line."""
-        verdict = f"differs: {self.problem}" if self.problem else "equal"
+        verdict = f"not equal: {self.problem}" if self.problem else "equal"
         return f"{self.file:<40} {self.steps:>6,} steps  {'; '.join(filter(None, (verdict, self.features)))}"
 
 

@@ -12,10 +12,24 @@ from headway.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from headway.api.pools import Choice
     from headway.scenario import Scenario
     from headway.simulator import Simulation
-    from headway.types import Cost, Deployment, FloatColumn, Metric, Outcome, Requests, Slo, StepTable
+    from headway.types import (
+        Cost,
+        Deployment,
+        FloatColumn,
+        IntColumn,
+        Metric,
+        Outcome,
+        Replica,
+        Requests,
+        Slo,
+        StepTable,
+    )
 
 #: Requests drawn where the workload is no trace and nobody says how many.
 REQUESTS = 20_000
@@ -66,6 +80,7 @@ def simulate(
     rate_factor: float = 1.0,
     requests: int | None = None,
     seed: int | None = None,
+    record: str | Path | None = None,
 ) -> Simulated:
     """Simulate one deployment under a scenario's traffic, against its objectives.
 
@@ -78,6 +93,8 @@ def simulate(
         rate_factor: multiplies the mean rate.
         requests: how many arrive; a trace's own number, or 20,000, if None.
         seed: the scenario's if None.
+        record: write the schedule of the first replica to this file, every step of its scheduler; compressed where
+            the name ends in `.gz`.
 
     Raises:
         InputError: something given is wrong or left open.
@@ -91,7 +108,7 @@ def simulate(
     seed = known.seed if seed is None else seed
     arriving = traffic(known, requests=requests, rate_factor=rate_factor, seed=seed)
     deployment = _deployment(known, choice or Choice(), arriving, replicas, router or known.allow.routers[0])
-    return run(known, deployment, arriving, rate_factor=rate_factor, seed=seed)
+    return run(known, deployment, arriving, rate_factor=rate_factor, seed=seed, record=record)
 
 
 def read(
@@ -136,10 +153,19 @@ def _deployment(scenario: Scenario, choice: Choice, arriving: Requests, replicas
     return Deployment(pools=(pool,), router=router)
 
 
-def run(scenario: Scenario, deployment: Deployment, arriving: Requests, *, rate_factor: float, seed: int) -> Simulated:
-    """Simulate a deployment of one pool.
+def run(
+    scenario: Scenario,
+    deployment: Deployment,
+    arriving: Requests,
+    *,
+    rate_factor: float,
+    seed: int,
+    record: str | Path | None = None,
+) -> Simulated:
+    """Simulate a deployment of one pool; `record` is a file for the schedule of its first replica.
 
     Raises:
+        InputError: the schedule cannot be written.
         InfeasibleError: the model does not fit; what is missing is said.
     """
     from headway.metrics import outcome, request_latencies, violations
@@ -151,6 +177,8 @@ def run(scenario: Scenario, deployment: Deployment, arriving: Requests, *, rate_
     pool = deployment.pools[0]
     one = replica(pool, context_tokens=max(int(arriving.isl_tokens.mean() + arriving.osl_tokens.mean() / 2), 1))
     found = simulated(arriving, one, replicas=pool.replicas, router=deployment.router, seed=seed, record_series=WINDOWS)
+    if record is not None:
+        write_first(record, arriving, found.replica, one, scenario.workload.name)
     series = _series(found, pool.replicas, one.num_gpu_blocks)
     became = served(arriving, found, one, pool.replicas)
     result = with_bands(outcome(arriving, became, scenario.slo, "simulated"), pool)
@@ -171,6 +199,37 @@ def run(scenario: Scenario, deployment: Deployment, arriving: Requests, *, rate_
         series=series,
         latencies_s=_inside(arriving, request_latencies(arriving, became)),
     )
+
+
+def write_first(path: str | Path, arriving: Requests, where: NDArray[np.int32], one: Replica, name: str) -> None:
+    """Write the schedule of the first replica: the requests routed to it, run through its scheduler step by step.
+
+    Raises:
+        InputError: the traffic has what the format cannot say, or the file cannot be written.
+    """
+    import numpy as np
+
+    from headway.simulator import record
+    from headway.simulator.schedules import schedule_of, write_schedule
+
+    rows = np.flatnonzero(where == 0)
+    about = f"{len(rows)} of {len(arriving)} requests, replica 0"
+    schedule = schedule_of(taken(arriving, rows), one, name=name, description=about)
+    try:
+        write_schedule(schedule, record(schedule.requests, one, schedule.ids), path)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=path) from None
+
+
+def taken(requests: Requests, rows: IntColumn) -> Requests:
+    """Return some of the requests, in the order of `rows`."""
+    from dataclasses import fields, replace
+
+    from headway.workload.prefixes import take_runs
+
+    given = {f.name: getattr(requests, f.name) for f in fields(requests) if f.name != "prefix"}
+    columns = {name: column[rows] for name, column in given.items() if column is not None}
+    return replace(requests, **columns, prefix=requests.prefix and take_runs(requests.prefix, rows))
 
 
 def _inside(arriving: Requests, latencies_s: Mapping[Metric, FloatColumn]) -> dict[Metric, FloatColumn]:

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 @click.option("--trace", metavar="FILE", help="Recorded traffic in place of the scenario's.")
 @click.option("--rate-factor", type=float, default=1.0, show_default=True, help="Multiplies the mean rate.")
 @click.option("--requests", type=int, help="How many arrive: a trace's own number, or 20000, if left out.")
+@click.option(
+    "--record", metavar="FILE", help="Write the schedule of the first replica, step by step (.jsonl, .jsonl.gz)."
+)
 @click.option("--series", is_flag=True, help="Print the series over time as a table too.")
 @seed_option
 @out_option
@@ -63,6 +66,7 @@ def command(
     rate_factor: float,
     requests: int | None,
     seed: int | None,
+    record: str | None,
     out: str | None,
     *,
     series: bool,
@@ -86,6 +90,7 @@ def command(
             rate_factor=rate_factor,
             requests=requests,
             seed=seed,
+            record=record,
         )
     write_out(out, lambda: simulated_files(found))
     show("simulate", found, lambda one: simulated_page(one, series=series), as_json=as_json)

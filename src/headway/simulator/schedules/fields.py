@@ -142,20 +142,20 @@ META: dict[str, Field] = {
     ),
 }
 
-#: `meta.effective`: the engine's settings as it resolved them.
+#: `meta.effective`: the engine's settings as it resolved them; null: this version has no such setting.
 EFFECTIVE: dict[str, Field] = {
     "max_num_seqs": _whole(1, (1 << 20) - 1),
     "max_num_active_seqs": _LENGTH.or_null(),
     "max_num_batched_tokens": _LENGTH,
     "max_num_scheduled_tokens": _LENGTH.or_null(),
     "enable_chunked_prefill": _FLAG,
-    "long_prefill_token_threshold": _SIZE,
-    "long_prefill_token_threshold_adaptive": _FLAG,
+    "long_prefill_token_threshold": _SIZE.or_null(),
+    "long_prefill_token_threshold_adaptive": _FLAG.or_null(),
     "policy": _one_of("fcfs", "priority"),
     "async_scheduling": _FLAG,
-    "watermark": _SHARE,
-    "scheduler_reserve_full_isl": _FLAG,
-    "prefill_schedule_interval": _LENGTH,
+    "watermark": _SHARE.or_null(),
+    "scheduler_reserve_full_isl": _FLAG.or_null(),
+    "prefill_schedule_interval": _LENGTH.or_null(),
     "max_model_len": _LENGTH,
     "block_size": _whole(1, (1 << 20) - 1),
     "num_gpu_blocks": _whole(2, 1 << 40),
@@ -163,8 +163,8 @@ EFFECTIVE: dict[str, Field] = {
     "pipeline_parallel_size": _LENGTH,
     "num_spec_tokens": _SIZE,
     "num_lookahead_tokens": _SIZE,
-    "num_hash_lookahead_tokens": _SIZE,
-    "draft_slots": _SIZE,
+    "num_hash_lookahead_tokens": _SIZE.or_null(),
+    "draft_slots": _SIZE.or_null(),
     "spec_method": _NAME.or_null(),
     "max_loras": _LENGTH.or_null(),
     "batch_queue_size": _LENGTH,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headway.errors import InputError
-from headway.simulator.schedules.reading import MOST_TOKENS, Schedule
+from headway.simulator.schedules.reading import MOST_TOKENS, Schedule, prefix_of
 from headway.simulator.schedules.replicas import effective_of, step_ps_of
 from headway.simulator.schedules.rows import Rows
 
@@ -21,21 +22,27 @@ if TYPE_CHECKING:
 _TICK_PS = 1
 
 _Piece = tuple[str, int, int]  # stream, start, number of tokens
+#: By block: the request whose output makes it, and how many tokens of its prompt come after the block's begin.
+_Makers = dict[int, tuple[int, int]]
 
 
 def schedule_of(requests: Requests, replica: Replica, *, name: str, description: str = "") -> Schedule:
     """Return requests on a replica as a schedule that nothing is expected of yet.
 
     Requests are named by their row. Tokens are made up so that two requests share exactly the blocks that have the
-    same ids: block b is positions b·n to (b+1)·n of one stream `b`, or outputs of the request that made them.
+    same ids: block b is positions b·n to (b+1)·n of one stream `b`, or outputs of the request that made them. An
+    output belongs to one request: where ids give it to several (as traces do whose last id covers a part of a block,
+    for equal prompts), the first has it, and `requests` of what is returned have the blocks that come of that.
 
     Raises:
-        InputError: what the format cannot say: stop tokens for some requests only, or an output of one request that
-            is an output of another, too.
+        InputError: what the format cannot say: stop tokens for some requests only, or one block under two adapters.
     """
     ids = tuple(map(str, range(len(requests))))
-    rows = tuple(_request_rows(requests))
+    makers, ambiguous = _makers(requests.isl_tokens.tolist(), requests.prefix) if requests.prefix else ({}, False)
+    rows = tuple(_request_rows(requests, makers))
     meta = _meta(requests, replica) | {"name": name, "description": description}
+    if ambiguous or meta["effective"]["num_hash_lookahead_tokens"]:
+        requests = replace(requests, prefix=prefix_of(meta, rows))
     return Schedule(
         name=name,
         ids=ids,
@@ -90,8 +97,8 @@ def _stops(requests: Requests) -> bool:
     return bool(stopped.any())
 
 
-def _request_rows(requests: Requests) -> Iterator[Row]:
-    prompts = _prompts(requests)
+def _request_rows(requests: Requests, makers: _Makers) -> Iterator[Row]:
+    prompts = _prompts(requests, makers)
     for row in range(len(requests)):
         yield {
             "type": "req",
@@ -126,11 +133,10 @@ def _ticks(column: FloatColumn, row: int) -> int:
 # --- prompts --------------------------------------------------------------------------------------------
 
 
-def _prompts(requests: Requests) -> list[list[_Piece]]:
+def _prompts(requests: Requests, makers: _Makers) -> list[list[_Piece]]:
     if requests.prefix is None:
         return [[(f"u{row}", 0, int(length))] for row, length in enumerate(requests.isl_tokens)]
     _check_adapters(requests, requests.prefix)
-    makers = _makers(requests, requests.prefix)
     return [_prompt(requests, requests.prefix, row, makers) for row in range(len(requests))]
 
 
@@ -156,26 +162,20 @@ def _check_adapters(requests: Requests, prefix: PrefixRuns) -> None:
                 )
 
 
-def _makers(requests: Requests, prefix: PrefixRuns) -> dict[int, tuple[int, int]]:
-    """The request whose output makes a block, and how many of its prompt tokens come before that block's end."""
-    makers: dict[int, tuple[int, int]] = {}
-    for row, length in enumerate(requests.isl_tokens.tolist()):
+def _makers(lengths: list[int], prefix: PrefixRuns) -> tuple[_Makers, bool]:
+    """Say which request's output makes a block, and whether several would."""
+    makers: _Makers = {}
+    ambiguous = False
+    for row, length in enumerate(lengths):
         prompt_blocks = length // prefix.block_tokens
         for first, count, before in _runs(prefix, row):
             for index in range(max(before, prompt_blocks), before + count):
-                block = first + index - before
-                maker = makers.setdefault(block, (row, length - index * prefix.block_tokens))
-                if maker[0] != row:
-                    raise InputError(
-                        f"block {block} holds outputs of row {maker[0]} and of this row; a schedule gives each token "
-                        "to one request",
-                        file="requests",
-                        place=f"prefix, row {row}",
-                    )
-    return makers
+                mine = (row, length - index * prefix.block_tokens)
+                ambiguous |= makers.setdefault(first + index - before, mine) != mine
+    return makers, ambiguous
 
 
-def _prompt(requests: Requests, prefix: PrefixRuns, row: int, makers: dict[int, tuple[int, int]]) -> list[_Piece]:
+def _prompt(requests: Requests, prefix: PrefixRuns, row: int, makers: _Makers) -> list[_Piece]:
     length, size = int(requests.isl_tokens[row]), prefix.block_tokens
     pieces: list[_Piece] = []
     left = length
@@ -189,7 +189,7 @@ def _prompt(requests: Requests, prefix: PrefixRuns, row: int, makers: dict[int, 
     return pieces
 
 
-def _block(block: int, size: int, makers: dict[int, tuple[int, int]]) -> tuple[_Piece, ...]:
+def _block(block: int, size: int, makers: _Makers) -> tuple[_Piece, ...]:
     if block not in makers:
         return (("b", block * size, size),)
     maker, prompt_tokens = makers[block]

@@ -14,7 +14,7 @@ from headway.simulator.schedules.rows import Rows, read_rows
 from headway.types import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from headway.simulator.schedules.rows import Row
@@ -70,7 +70,7 @@ def read_schedule(path: str | Path) -> Schedule:
     return Schedule(
         name=rows.meta["name"],
         ids=tuple(row["id"] for row in arriving),
-        requests=_requests(rows.meta, arriving, _Clock(rows.meta.get("tick_ps", TICK_PS), path, places), replica),
+        requests=_requests(rows.meta, arriving, _Clock(rows.meta.get("tick_ps", TICK_PS), path, places)),
         replica=replica,
         rows=rows,
     )
@@ -94,17 +94,16 @@ def _refuse(path: str | Path, number: int, field: str, problem: str) -> None:
     raise InputError(problem, file=path, place=f"line {number}, {field}")
 
 
-def _requests(meta: Row, rows: list[Row], clock: _Clock, replica: Replica) -> Requests:
-    stops = meta["stop"] == "eos"
+def _requests(meta: Row, rows: list[Row], clock: _Clock) -> Requests:
     transfers = [row.get("kv", {}) for row in rows]
     return Requests(
         arrive_s=clock.seconds("arr", (row["arr"] for row in rows)),
         isl_tokens=_whole(row["plen"] for row in rows),
         osl_tokens=_whole(row["out"] for row in rows),
-        prefix=_prefix(meta, rows, replica, stops=stops),
+        prefix=prefix_of(meta, rows),
         adapter_id=_some(rows, "lora", _whole(row.get("lora", 0) or -1 for row in rows)),
         priority=_some(rows, "prio", _whole(row.get("prio", 0) for row in rows)),
-        max_tokens=np.full(len(rows), MOST_TOKENS, np.int64) if stops else None,
+        max_tokens=np.full(len(rows), MOST_TOKENS, np.int64) if meta["stop"] == "eos" else None,
         abort_s=_some(rows, "abort", clock.seconds("abort", (row.get("abort") for row in rows))),
         remote_prefill=_some(
             transfers, "do_remote_prefill", np.array(["do_remote_prefill" in t for t in transfers], bool)
@@ -122,15 +121,17 @@ def _some(rows: list[Row], field: str, column: Any) -> Any:
     return column if any(field in row for row in rows) else None
 
 
-def _prefix(meta: Row, rows: list[Row], replica: Replica, *, stops: bool) -> PrefixRuns | None:
-    if not replica.settings.enable_prefix_caching:
+def prefix_of(meta: Row, rows: Sequence[Row]) -> PrefixRuns | None:
+    """Return the KV blocks of requests, in this order; None where the replica does not look for them."""
+    effective = meta["effective"]
+    if not effective["enable_prefix_caching"]:
         return None
     return number_blocks(
         rows,
-        block_size=replica.settings.block_size,
-        lookahead_tokens=meta["effective"]["num_hash_lookahead_tokens"],
-        max_model_len=replica.settings.max_model_len,
-        stops=stops,
+        block_size=effective["block_size"],
+        lookahead_tokens=effective["num_hash_lookahead_tokens"] or 0,
+        max_model_len=effective["max_model_len"],
+        stops=meta["stop"] == "eos",
     )
 
 

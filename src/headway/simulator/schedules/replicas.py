@@ -51,7 +51,7 @@ def replica_of(meta: Row, path: str | Path) -> Replica:
     """
     effective, tick_ps = meta["effective"], meta.get("tick_ps", TICK_PS)
     settings = EngineSettings(
-        **{name: effective[name] for name in _SAME},
+        **{name: effective[name] for name in _SAME if effective[name] is not None},
         gpu_memory_utilization=1.0,  # num_gpu_blocks says what came of it
         scheduling_policy=effective["policy"],
         engine=meta.get("engine", "vllm"),
@@ -71,7 +71,7 @@ def replica_of(meta: Row, path: str | Path) -> Replica:
     except InputError as error:
         raise InputError(error.problem, file=path, place=f"line 1, {error.place}") from None
     for name, value in implied(replica).items():
-        if effective[name] != value:
+        if effective[name] not in (None, value):
             raise InputError(
                 f"{effective[name]}, but the other settings make it {value}",
                 file=path,
