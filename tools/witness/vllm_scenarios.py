@@ -1,0 +1,116 @@
+"""What is asked of a real vLLM: settings of the server and phases of requests."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from scenarios import Ask, Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One server's settings, as it is told them, and what it is asked."""
+
+    name: str
+    description: str
+    arguments: tuple[str, ...]
+    phases: tuple[Phase, ...]
+
+
+def _arguments(**settings: object) -> tuple[str, ...]:
+    return tuple(part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value)))
+
+
+def _burst(seed: str, count: int, prompt: tuple[int, int], out: tuple[int, int], **fields: int) -> Phase:
+    """One long prompt, and while it is computed, many requests at once."""
+    chance = random.Random(seed)
+    first = Ask(prompt=((f"{seed} first", 900),), out=4, fields=dict(fields))
+    return (
+        first,
+        *(
+            Ask(at_s=0.1, prompt=((f"{seed} {i}", chance.randint(*prompt)),), out=chance.randint(*out))
+            for i in range(count)
+        ),
+    )
+
+
+def _shared() -> Phase:
+    """Prompts that begin alike: with whole blocks, with parts of blocks, and altogether."""
+    lead = Ask(prompt=(("system", 320),), out=3)
+    alike = [(("system", 320), (f"user {i}", 20 + 9 * i)) for i in range(6)]
+    cut = [(("system", 32 * i + i % 2),) for i in range(1, 6)]
+    return (lead, *(Ask(at_s=0.1, prompt=prompt, out=5 + i) for i, prompt in enumerate([*alike, *cut])))
+
+
+def _poisson(seed: str, count: int, per_s: float) -> Phase:
+    chance = random.Random(seed)
+    at_s, asks = 0.0, []
+    for i in range(count):
+        at_s += chance.expovariate(per_s)
+        asks.append(
+            Ask(at_s=at_s, prompt=((f"{seed} {i % 9}", chance.randint(20, 400)),), out=chance.randint(1, 60))
+        )
+    return tuple(asks)
+
+
+def _conversation(begin: int, turns: int) -> tuple[Phase, ...]:
+    """Three people who go on talking; `begin` requests were asked before."""
+    opening = tuple(Ask(prompt=(("system", 200), (f"person {i}", 50 + 17 * i)), out=40) for i in range(3))
+    later = tuple(
+        tuple(Ask(prompt=((f"turn {t} {i}", 25),), out=30, after=begin + 3 * (t - 1) + i) for i in range(3))
+        for t in range(1, turns)
+    )
+    return (opening, *later)
+
+
+def _ranked() -> Phase:
+    chance = random.Random("ranked")
+    first = Ask(prompt=(("ranked first", 900),), out=4)
+    return (
+        first,
+        *(
+            Ask(
+                at_s=0.1 + 0.02 * i,
+                prompt=((f"ranked {i}", chance.randint(80, 300)),),
+                out=chance.randint(40, 120),
+                fields={"priority": chance.randint(-2, 2)},
+            )
+            for i in range(16)
+        ),
+    )
+
+
+_ROOMY = (_burst("burst", 14, (5, 500), (1, 40)), _shared(), _poisson("timed", 30, 8.0))
+_ASKED = sum(map(len, _ROOMY))
+
+SCENARIOS = (
+    Scenario(
+        name="roomy",
+        description="chunked prefill under a budget, eight seats, shared prefixes, Poisson arrivals, conversations",
+        arguments=_arguments(
+            max_num_batched_tokens=256, max_num_seqs=8, max_model_len=1024, num_gpu_blocks_override=400
+        ),
+        phases=(*_ROOMY, *_conversation(_ASKED, 4)),
+    ),
+    Scenario(
+        name="tight",
+        description="39 blocks of 32 tokens: preemption, eviction from the prefix cache",
+        arguments=_arguments(
+            max_num_batched_tokens=512, max_num_seqs=16, max_model_len=1024, num_gpu_blocks_override=40
+        ),
+        phases=(_burst("tight", 16, (60, 250), (50, 130)), _shared(), *_conversation(17 + 12, 4)),
+    ),
+    Scenario(
+        name="ranked",
+        description="the priority policy where blocks are short",
+        arguments=_arguments(
+            scheduling_policy="priority",
+            max_num_batched_tokens=256,
+            max_num_seqs=12,
+            max_model_len=1024,
+            num_gpu_blocks_override=48,
+        ),
+        phases=(_ranked(),),
+    ),
+)

@@ -1,0 +1,170 @@
+"""Ask a real vLLM on this CPU, record what its scheduler decides, and hold the simulator to it.
+
+    python tools/witness/witness_vllm.py [SCENARIO ...] [--mode sync|async] [--keep FOLDER]
+
+Each scenario of vllm_scenarios.py is run on the real engine: a model with random weights behind vLLM's own HTTP server, in the
+environment build/witness-vllm (`make witness-vllm` makes it). Its scheduler writes down every call, and vLLM logs
+every iteration. Three things must then be equal: the engine's own log of iterations and the scheduler's recording
+(requests and tokens, context and generation), and every field of the recording and what the simulator makes of the same requests.
+The last line is `N of M equal`; the exit code is 0 where all are, 1 where some are not, 2 where there is no environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # tools are no package
+
+from conformance import again, compared
+from engines import free_port, post, running, wait_until_ready
+from environments import VLLM
+from iterations import compositions, logged, side_by_side_of
+from scenarios import Ask, play
+from vllm_recording import as_rows, read_recording
+from vllm_scenarios import SCENARIOS, Scenario
+
+from headway.simulator.schedules import Rows, read_schedule
+from headway.simulator.schedules.writing import write_rows
+
+#: The version whose rules the simulator follows: that of the environment.
+VERSION = "0.32.0"
+MODES = ("sync", "async")
+#: A server under load may take this long to come up.
+PATIENCE_S = 240.0
+#: Recordings whose arrivals fall between two calls of one moment are made again, so often at most.
+ATTEMPTS = 3
+
+
+def command(scenario: Scenario, mode: str, port: int) -> list[str]:
+    """Return how the server is started."""
+    return [
+        str(VLLM.python),
+        str(HERE / "serve_vllm.py"),
+        *("--model", str(VLLM.folder / "model"), "--served-model-name", "witness", "--dtype", "bfloat16"),
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--block-size", "32"),
+        *("--scheduler-cls", f"recording_scheduler.{mode.capitalize()}"),
+        "--async-scheduling" if mode == "async" else "--no-async-scheduling",
+        "--enable-logging-iteration-details",
+        *scenario.arguments,
+    ]
+
+
+def environment(recording: Path) -> dict[str, str]:
+    """Return what the server finds in its environment."""
+    return {
+        "PYTHONPATH": str(HERE),
+        "HEADWAY_WITNESS_RECORDING": str(recording),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    }
+
+
+def recorded(scenario: Scenario, mode: str, folder: Path) -> tuple[Path, Path]:
+    """Run a scenario on the real engine; return its scheduler's recording and its log."""
+    recording, log = folder / f"{scenario.name}_{mode}.events", folder / f"{scenario.name}_{mode}.log"
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    def send(ask: Ask, prompt: list[int]) -> list[int]:
+        body: dict[str, Any] = {
+            "model": "witness",
+            "prompt": prompt,
+            "max_tokens": ask.out,
+            "ignore_eos": True,
+            "temperature": 1.0,
+            "return_token_ids": True,
+            **ask.fields,
+        }
+        answer = post(f"{url}/v1/completions", body)
+        if "choices" not in answer:
+            raise RuntimeError(f"the server answered {answer}")
+        return list(answer["choices"][0]["token_ids"])
+
+    with running(command(scenario, mode, port), log, environment(recording)) as process:
+        wait_until_ready(f"{url}/health", process, log, PATIENCE_S)
+        play(scenario.phases, send)
+    return recording, log
+
+
+def witnessed(scenario: Scenario, mode: str, folder: Path) -> tuple[Path, Path]:
+    """Run a scenario until its recording can be put on the logical clock; return the schedule file and the log."""
+    for attempt in range(1, ATTEMPTS + 1):
+        recording, log = recorded(scenario, mode, folder)
+        try:
+            with recording.open(encoding="utf-8") as lines:
+                rows = as_rows(
+                    read_recording(lines),
+                    name=f"{scenario.name}_{mode}",
+                    description=f"live, {mode}: {scenario.description}",
+                    version=VERSION,
+                )
+        except ValueError:
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            path = folder / f"{scenario.name}_{mode}.jsonl"
+            write_rows(rows, path)
+            return path, log
+    raise AssertionError
+
+
+def judged(path: Path, log: Path) -> tuple[str, str]:
+    """Compare recording, log and simulation; return the first difference in one line and at length."""
+    schedule = read_schedule(path)
+    told, seen = logged(log.read_text(errors="replace").splitlines()), compositions(schedule.rows)
+    if told != seen:
+        return "the engine's log of iterations differs from its scheduler's recording", side_by_side_of(told, seen)
+    simulated: Rows = again(schedule)
+    problem, shown = compared(schedule.rows, simulated)
+    return problem, shown
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(names)}; default: all")
+    parser.add_argument("--mode", choices=MODES, help="default: both")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep recordings and logs there")
+    chosen = parser.parse_args()
+    unknown = set(chosen.scenarios) - set(names)
+    if unknown:
+        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return chosen
+
+
+def main() -> int:
+    """Run the scenarios and say what came of them."""
+    chosen = options()
+    if VLLM.missing():
+        sys.stderr.write(f"error: {VLLM.missing()}\n")
+        return 2
+    equal = asked = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for scenario in SCENARIOS:
+            if chosen.scenarios and scenario.name not in chosen.scenarios:
+                continue
+            for mode in [chosen.mode] if chosen.mode else MODES:
+                path, log = witnessed(scenario, mode, folder)
+                problem, shown = judged(path, log)
+                steps = len(read_schedule(path).rows.steps)
+                print(f"{path.stem:<14} {steps:>5,} steps  {f'differs: {problem}' if problem else 'equal'}", flush=True)
+                print(shown, end="")
+                asked, equal = asked + 1, equal + (not problem)
+    print(f"{equal} of {asked} equal")
+    return int(equal < asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
