@@ -1,9 +1,8 @@
 """BLIS (inference-sim, Go) on the same trace: a `blis` built beforehand, run as one process.
 
-Its trained-physics step time is linear in its coefficients. With a made-up model and accelerator, on which one
-token's KV takes a round number of bytes and a byte a round time, three coefficients make it step + token · T + context · C,
-but for whole microseconds and the 18 µs of a prompt's own place in the batch. It is given no prefixes to share,
-but hashes its blocks all the same.
+Its trained-physics step time is linear in its coefficients. On a made-up model and accelerator, with round figures,
+four of them make it step + token · T + context · C, but for whole microseconds, a prompt's own place in the batch
+(18 µs) and the token a decode adds to its context. Its prefix cache cannot be switched off; prompts share nothing.
 """
 
 from __future__ import annotations
@@ -81,6 +80,7 @@ def write_inputs(folder: Path, given: dict[str, Any], count: int) -> None:
     (folder / "model/config.json").write_text(json.dumps(model), encoding="utf-8")
     (folder / "hardware.json").write_text(json.dumps({"unit": ACCELERATOR}), encoding="utf-8")
     (folder / "header.yaml").write_text(HEADER, encoding="utf-8")
+    (folder / "defaults.yaml").write_text("defaults: {}\n", encoding="utf-8")
     with (folder / "trace.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.DictWriter(file, ROW)
         rows.writeheader()
@@ -99,6 +99,7 @@ def command(blis: str, folder: Path, given: dict[str, Any]) -> list[str]:
     options = {
         "trace-header": folder / "header.yaml",
         "trace-data": folder / "trace.csv",
+        "defaults-filepath": folder / "defaults.yaml",
         "model": "unit",
         "model-config-folder": folder / "model",
         "hardware-config": folder / "hardware.json",

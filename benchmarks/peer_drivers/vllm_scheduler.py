@@ -8,18 +8,9 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
-
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_TARGET_DEVICE": "cpu",
-}
 
 import torch
 from common import metered, say, workload
@@ -82,8 +73,10 @@ def make_requests(given: dict[str, Any]) -> list[Request]:
     ]
 
 
-def replay(scheduler: Scheduler, requests: list[Request], step_ns: dict[str, int]) -> tuple[int, int, int, list[int]]:
-    """Serve all; return the end of the last step, the steps, the preemptions and each request's first token."""
+def replay(
+    scheduler: Scheduler, requests: list[Request], step_ns: dict[str, int]
+) -> tuple[int, int, list[int], list[int]]:
+    """Serve all; return the steps, the preemptions, and each request's first and last token."""
     per_step, per_token, per_context = step_ns["step"], step_ns["token"], step_ns["context"]
     now_ns, steps, preempted, arrived = 0, 0, 0, 0
     first_ns, last_ns = [0] * len(requests), [0] * len(requests)
