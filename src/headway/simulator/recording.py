@@ -30,6 +30,7 @@ class Recorder:
         self.number = 0
 
     def launched(self, engine: Any, batch: Any) -> None:
+        """A batch has been formed."""
         entries = batch.entries()
         if not entries and not batch.preempted:
             batch.row = None
@@ -54,13 +55,16 @@ class Recorder:
             self.first.setdefault(request, (batch.scheduled, batch.begin))
 
     def popped(self, engine: Any, batch: Any) -> None:
+        """The outputs of a batch have been processed."""
         if batch.row is not None:
             self.steps.append(Step(**batch.row, free_after=engine.free_blocks(), finished=tuple(batch.finished)))
 
     def told(self, request: int, now: int) -> None:
+        """A token was delivered."""
         self.delivered[request].append(now)
 
     def transferred(self, request: int, kind: str, start: int, end: int, tokens: int) -> None:
+        """A KV transfer has begun."""
         self.transfers.append(Transfer(request=request, kind=kind, start_ps=start, end_ps=end, tokens=tokens))
 
 

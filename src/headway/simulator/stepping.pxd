@@ -50,7 +50,7 @@ cdef class Stepper:
     cdef int form(self, Batch batch) except? -1
     cdef int settle(self, int request) except? -1
     cdef int leave(self, int request) except? -1
-    cdef int arrived(self, int request, long long tokens) except? -1
+    cdef int arrived(self, int request) except? -1
     cdef int done_with(self, long long number) except? -1
     cpdef long long free_blocks(self)
     cpdef long long used_blocks(self)

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
-# ruff: noqa: FBT003 - C functions take no keywords
+# mypy: disable-error-code="untyped-decorator,var-annotated"
+# (the types of attributes are in stepping.pxd)
 """The general engine: one replica, one iteration at a time, whatever the scheduling policy.
 
 `Stepper` is what all engines share: a clock, batches in flight, tokens that come out, requests that end, KV transfers,
@@ -34,16 +34,16 @@ LOADED = cython.declare(cython.schar, 3)
 ENDED = cython.declare(cython.schar, 4)
 
 
-def _view(array: Any) -> memoryview:
+def _view(array: Any) -> Any:
     """Make an array's items plain integers where the engine runs interpreted."""
     return memoryview(array)
 
 
-def _ints(count: int, fill: int = 0, dtype: Any = np.int32) -> memoryview:
+def _ints(count: int, fill: int = 0, dtype: Any = np.int32) -> Any:
     return _view(np.full(count, fill, dtype))
 
 
-def _grown(old: Any, fill: int = 0) -> memoryview:
+def _grown(old: Any, fill: int = 0) -> Any:
     """Twice as long, the old part kept."""
     array = np.asarray(old)
     return _view(np.concatenate([array, np.full(max(len(array), 1), fill, array.dtype)]))
@@ -269,7 +269,7 @@ class Stepper:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def settle(self, request: cython.int) -> cython.int:
+    def settle(self, request: cython.int) -> cython.int:  # noqa: ARG002 - a hook
         """The outputs of a batch have come for a request that goes on."""
         return 0
 
@@ -281,13 +281,13 @@ class Stepper:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def arrived(self, request: cython.int, tokens: cython.longlong) -> cython.int:
+    def arrived(self, request: cython.int) -> cython.int:  # noqa: ARG002 - a hook
         """The KV of a request has been loaded (or, on the sending side, fetched)."""
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def done_with(self, number: cython.longlong) -> cython.int:
+    def done_with(self, number: cython.longlong) -> cython.int:  # noqa: ARG002 - a hook
         """All batches up to that one have been processed."""
         return 0
 
@@ -308,6 +308,7 @@ class Stepper:
         """Live through all that happens before `until`."""
         while self.end < until:
             self.turn()
+        return None
 
     @cython.ccall
     def arrive(self, request: cython.int, now: cython.longlong) -> object:
@@ -320,14 +321,16 @@ class Stepper:
         self.enter(request)
         if not self.popping and now < self.end:
             self.end = now
+        return None
 
     @cython.ccall
-    def stop(self, now: cython.longlong) -> object:
+    def stop(self, now: cython.longlong) -> object:  # noqa: ARG002 - as the jump engine's
         """Let what ends later be."""
         self.end = NEVER
+        return None
 
     @cython.ccall
-    def used(self, now: cython.longlong) -> cython.longlong:
+    def used(self, now: cython.longlong) -> cython.longlong:  # noqa: ARG002 - as the jump engine's
         """Return the blocks held at `now`."""
         return self.used_blocks()
 
@@ -438,11 +441,10 @@ class Stepper:
             chunk: cython.bint = table.computed[request] < table.known[request] + table.placeholders[request]
             table.chunk[request] = chunk
             batch.samples[i] = not chunk
-            if drafts > 0 and not chunk:
-                if not batch.fresh[i]:
-                    taken: cython.int = self.accepts[table.tries[request] % self.accepts.shape[0]]
-                    batch.accepted[i] = min(drafts, taken)
-                    table.tries[request] += 1
+            if drafts > 0 and not chunk and not batch.fresh[i]:
+                taken: cython.int = self.accepts[table.tries[request] % self.accepts.shape[0]]
+                batch.accepted[i] = min(drafts, taken)
+                table.tries[request] += 1
             if self.asynchronous and not chunk:
                 table.placeholders[request] += 1 + drafts
                 table.spec[request] = self.drafting
@@ -515,8 +517,8 @@ class Stepper:
                 table.placeholders[request] -= rejected + 1 + accepted
             elif self.drafting > 0:
                 table.spec[request] = self.drafting
-        token: cython.int
-        for token in range(1 + accepted):
+        left: cython.int
+        for left in range(accepted, -1, -1):  # noqa: B007 - C needs a name
             table.known[request] += 1
             table.delivered[request] += 1
             self.tell(request)
@@ -591,7 +593,7 @@ class Stepper:
         kept: list[Any] = []
         for transfer in self.transfers:
             if transfer[3] <= batch.end and transfer[1] <= batch.number:
-                self.arrived(transfer[0], transfer[4])
+                self.arrived(transfer[0])
             else:
                 kept.append(transfer)
         self.transfers = kept

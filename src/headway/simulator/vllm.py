@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,misc"
 # ruff: noqa: FBT003 - C functions take no keywords
 """vLLM's V1 scheduler, every feature of it, on the general engine.
 
@@ -31,6 +31,7 @@ LOADING = cython.declare(cython.schar, 2)
 LOADED = cython.declare(cython.schar, 3)
 ENDED = cython.declare(cython.schar, 4)
 NO_KEY = cython.declare(cython.longlong, -1)
+READS_AHEAD = ("eagle", "eagle3", "mtp")  # drafters that run on the target's hidden states, one token ahead
 
 
 @cython.final
@@ -64,6 +65,7 @@ class Pool:
     @cython.inline
     @cython.exceptval(check=False)
     def place(self, key: cython.longlong) -> cython.longlong:
+        """Return the bucket of a key."""
         mixed: cython.ulonglong = cython.cast(cython.ulonglong, key) * _MIX
         return cython.cast(cython.longlong, (mixed >> 32) & cython.cast(cython.ulonglong, self.bucket.shape[0] - 1))
 
@@ -131,6 +133,7 @@ class Pool:
     @cython.inline
     @cython.exceptval(check=False)
     def unlink(self, block: cython.int) -> cython.int:
+        """Take a block out of the free list."""
         self.after[self.before[block]] = self.after[block]
         self.before[self.after[block]] = self.before[block]
         self.free -= 1
@@ -219,6 +222,7 @@ class Vllm(Stepper):
     position: cython.int
     scheduled_running: cython.int
     running_prefill: cython.bint
+    padding: cython.int  # drafts a waiting request is padded with
 
     def __init__(self, replica: Any, ids: Any, table: Table, record: Any, profile: Any) -> None:
         Stepper.__init__(self, replica, table, record)
@@ -242,37 +246,39 @@ class Vllm(Stepper):
         self.lookahead = 0 if method == "ngram" else self.drafting
         self.draft_slots = 1 if method == "draft_model" else 0
         transfer = replica.kv_transfer
-        drafter_reads_hidden = method in ("eagle", "eagle3", "mtp")
         hashed_ahead = profile.lookahead_hashes and transfer is None
-        self.hash_lookahead = 1 if drafter_reads_hidden and hashed_ahead else 0
-        self.drop_last_hit = drafter_reads_hidden and not hashed_ahead
+        self.hash_lookahead = 1 if method in READS_AHEAD and hashed_ahead else 0
+        self.drop_last_hit = method in READS_AHEAD and not hashed_ahead
         self.deferring = transfer is not None and transfer.kv_role != "kv_producer" and self.depth > 1
+        self.order, self.deferred = _ints(16), []
+        self.line, self.holding = Line(table, self.priority), Line(table, self.priority)
+        self.steps_since, self.capacity_bound = 1 << 40, False
+        self.lay_out(replica, profile, ids)
+
+    def lay_out(self, replica: Any, profile: Any, ids: Any) -> None:
+        """Make the block pool, the rows of blocks that requests hold, and the place for hits."""
+        size, isl, osl = self.block_size, np.asarray(self.table.isl), np.asarray(self.table.osl)
         self.pool = Pool(replica.num_gpu_blocks, profile.uncached_first)
-        groups = replica.kv_groups or (None,)
-        self.groups = len(groups)
-        windows = [(group.window_tokens or 0) if group is not None else 0 for group in groups]
+        windows = [group.window_tokens or 0 for group in replica.kv_groups] or [0]
+        self.groups = len(windows)
+        # an admission asks a window group for what it holds at most: the window and what is in flight
         in_flight = self.depth * self.max_num_batched_tokens
-        size = self.block_size
         most = [-(-(window - 1 + in_flight) // size) + 1 if window else NEVER for window in windows]
         self.windows, self.most = _view(np.array(windows, np.int64)), _view(np.array(most, np.int64))
         self.contiguous = _view(np.array([-(-(window - 1) // size) if window else 0 for window in windows], np.int32))
-        longest = int(np.max(np.asarray(table.isl) + np.asarray(table.osl), initial=1)) + self.lookahead + self.drafting
+        longest = int(np.max(isl + osl, initial=1)) + self.lookahead + self.drafting
         width = min(longest + 1, self.max_model_len + 1) // size + 2
         self.rows = _view(np.zeros((16 * self.groups, width), np.int32))
+        self.hits = _view(np.zeros((self.groups, width), np.int32))
         self.count, self.named, self.gone = _ints(16), _ints(16), _ints(16 * self.groups)
         self.spare_holders = list(range(15, -1, -1))
-        self.deferred = []
+        self.junction = _ints(len(isl) if self.groups > 1 else 1)
+        self.hit = self.idle = 0
         self.stride = 0
         self.first_key = self.counts_of = self.offset = _ints(1, 0, np.int64)
         if ids is not None and self.caching:
             self.stride = ids[0]
             self.offset, self.first_key, self.counts_of = (_view(column) for column in ids[1:])
-        self.hits = _view(np.zeros((self.groups, width), np.int32))
-        self.hit = self.idle = 0
-        self.junction = _ints(len(table.isl) if self.groups > 1 else 1)
-        self.order = _ints(16)
-        self.line, self.holding = Line(table, self.priority), Line(table, self.priority)
-        self.steps_since, self.capacity_bound = 1 << 40, False
 
     # --- queues
 
@@ -351,6 +357,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def blocks_of(self, tokens: cython.longlong) -> cython.int:
+        """Return how many blocks so many tokens need in a group."""
         return cython.cast(cython.int, (min(tokens, self.max_model_len) + self.block_size - 1) // self.block_size)
 
     @cython.cfunc
@@ -490,8 +497,9 @@ class Vllm(Stepper):
             found = found + 1 if self.hits[group, i] >= 0 else 0
             if found >= self.contiguous[group]:
                 length: cython.int = i + found
-                for i in range(i):
-                    self.hits[group, i] = -1
+                before: cython.int
+                for before in range(i):
+                    self.hits[group, before] = -1
                 return length
         return found
 
@@ -557,6 +565,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def limit_of_chunks(self) -> cython.longlong:
+        """Return the most tokens of one prompt in this step."""
         queued: cython.int = self.running + self.line.size + self.holding.size
         if self.threshold == 0 or (queued == 1 and self.lone_exempt):
             return NEVER
@@ -571,7 +580,7 @@ class Vllm(Stepper):
         if self.interval <= 1 or self.capacity_bound or self.steps_since + 1 >= self.interval:
             return False
         i: cython.int
-        for i in range(self.running):
+        for i in range(self.running):  # noqa: SIM110 - C has no generators
             if not self.table.chunk[self.order[i]]:
                 return True
         return False
@@ -581,6 +590,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(-1)
     def form_running(self, batch: Batch) -> cython.int:
+        """Schedule the running requests, in their order; who finds no blocks throws others out."""
         table: Table = self.table
         self.position = 0
         while self.position < self.running and self.tokens_left > 0 and self.inputs_left > self.draft_slots:
@@ -691,6 +701,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(-1)
     def form_waiting(self, batch: Batch) -> cython.int:
+        """Admit from the waiting lines until the head does not fit: those with loaded KV, then the others."""
         skipped: cython.int = 0
         lines: cython.int
         request: cython.int = -1
@@ -701,7 +712,7 @@ class Vllm(Stepper):
                 if self.inputs_left <= self.draft_slots:
                     break
                 after: cython.int = self.table.newer[request]
-                if self.passed_over(request):
+                if self.passed_over(batch, request):
                     skipped += 1
                 elif not self.admit(batch, line, request):
                     break
@@ -716,7 +727,7 @@ class Vllm(Stepper):
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def passed_over(self, request: cython.int) -> cython.bint:
+    def passed_over(self, batch: Batch, request: cython.int) -> cython.bint:
         """Return whether a waiting request cannot run yet, whatever the room."""
         table: Table = self.table
         if table.status[request] == LOADING:
@@ -726,19 +737,24 @@ class Vllm(Stepper):
         if self.max_loras == 0 or table.adapter[request] <= 0:
             return False
         i: cython.int
-        j: cython.int
         kinds: cython.int = 0
-        for i in range(self.running):
-            adapter: cython.int = table.adapter[self.order[i]]
+        count: cython.int = self.running if self.loras_of_all else batch.count
+        for i in range(count):
+            adapter: cython.int = self.table.adapter[self.order[i] if self.loras_of_all else batch.request[i]]
             if adapter == table.adapter[request]:
                 return False
-            new: cython.bint = adapter > 0
-            for j in range(i):
-                if table.adapter[self.order[j]] == adapter:
-                    new = False
-                    break
-            kinds += new
+            kinds += adapter > 0 and not self.seen(batch, adapter, i)
         return kinds >= self.max_loras
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def seen(self, batch: Batch, adapter: cython.int, count: cython.int) -> cython.bint:
+        """Return whether an adapter is among those of the first `count` requests that hold one."""
+        i: cython.int
+        for i in range(count):
+            if self.table.adapter[self.order[i] if self.loras_of_all else batch.request[i]] == adapter:
+                return True
+        return False
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -747,30 +763,14 @@ class Vllm(Stepper):
         table: Table = self.table
         known: cython.longlong = table.known[request]
         computed: cython.longlong = table.computed[request]
-        load: cython.bint = False
         self.hit = self.idle = 0
         if table.status[request] != LOADED:
             self.match(request)
             computed = self.hit * self.block_size
-            load = table.remote[request] == 1 and table.isl[request] > computed
-        if load:
-            return self.load(line, request, computed)
-        if self.held and computed < known - 1:
-            return False
-        tokens: cython.longlong = known - computed
-        drafts: cython.int = 0
-        if self.padded(computed, tokens):
-            drafts = self.drafting
-            tokens = 1 + drafts
-            if tokens > self.tokens_left or tokens > self.inputs_left - self.draft_slots:
-                return False
-        tokens = min(tokens, self.chunk_limit)
-        budget: cython.longlong = min(self.tokens_left, self.inputs_left - self.draft_slots)
-        if tokens > budget:
-            if not self.chunked:
-                return False
-            tokens = budget
-        if not self.has_room(request, known, computed + tokens + self.lookahead, 0):
+            if table.remote[request] == 1 and table.isl[request] > computed:
+                return self.load(line, request, computed)
+        tokens: cython.longlong = self.first_share(known, computed)
+        if tokens == 0 or not self.has_room(request, known, computed + tokens + self.lookahead, 0):
             return False
         line.remove(request)
         self.waiting -= 1
@@ -782,12 +782,31 @@ class Vllm(Stepper):
         if table.cached[request] < 0:
             table.cached[request] = cython.cast(cython.int, computed)
         batch.admitted.append((request, computed))
-        batch.add(request, cython.cast(cython.int, tokens), drafts, True)
+        batch.add(request, cython.cast(cython.int, tokens), self.padding, True)
         if computed < known - 1:
             self.prefilled = True
         self.tokens_left -= tokens
         self.inputs_left -= tokens + self.draft_slots
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def first_share(self, known: cython.longlong, computed: cython.longlong) -> cython.longlong:
+        """Return how many tokens a waiting request would get, 0 where it may not run; sets `padding`."""
+        tokens: cython.longlong = known - computed
+        budget: cython.longlong = min(self.tokens_left, self.inputs_left - self.draft_slots)
+        self.padding = 0
+        if self.held and computed < known - 1:
+            return 0
+        if self.padded(computed, tokens):
+            self.padding = self.drafting
+            tokens = 1 + self.drafting
+            if tokens > budget:
+                return 0
+        tokens = min(tokens, self.chunk_limit)
+        if tokens > budget and not self.chunked:
+            return 0
+        return min(tokens, budget)
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -882,7 +901,7 @@ class Vllm(Stepper):
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def arrived(self, request: cython.int, tokens: cython.longlong) -> cython.int:
+    def arrived(self, request: cython.int) -> cython.int:
         """The KV of a request has been loaded (or, on the sending side, fetched)."""
         if self.table.status[request] == ENDED:
             self.held_back -= 1
