@@ -65,10 +65,14 @@ def drawn(args: argparse.Namespace) -> Figure:
     if args.verb == "storm":
         return storm(recordings)
     if args.verb == "flight":
+        if not args.from_ms < args.to_ms:
+            raise InputError(f"expected more than --from-ms, {args.from_ms:g}; got {args.to_ms:g}", place="--to-ms")
         return flight(recordings, args.from_ms, args.to_ms)
     count = len(recordings[0].rows.steps)
     if not 0 <= args.from_step < count:
-        raise InputError(f"no batch {args.from_step}: the recording has {count}", place="--from-step")
+        raise InputError(f"no batch {args.from_step}; the recording has {count}, from 0", place="--from-step")
+    if args.steps < 1:
+        raise InputError(f"expected 1 or more, got {args.steps}", place="--steps")
     return timeline(recordings[0], args.from_step, args.steps, line=args.line)
 
 

@@ -4,8 +4,8 @@
 
 A block to be run is a `console` fence below `<!-- run -->`, with one command after `$ `; `<!-- run: 3-12 -->` shows
 these lines of its output only, and says so by `…`. Commands run one after another in an empty folder per page, which
-holds `examples/` and the traces of ../shared/traces by their own names. `--check` changes nothing and fails where a
-page differs.
+holds `examples/`, `tools/`, the recordings of ../shared/goldens as `goldens/`, and the traces of ../shared/traces by
+their own names. `--check` changes nothing and fails where a page differs.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TRACES = ROOT.parent / "shared" / "traces"
+SHARED = ROOT.parent / "shared"
 BLOCK = re.compile(r"(<!-- run(?:: (\d+)-(\d+))? -->\n```console\n\$ ([^\n]*)\n)(.*?)(```\n)", re.DOTALL)
 WIDTH = "100"
 
 
 def ready(folder: Path) -> None:
     """Put what the commands read into a folder."""
-    (folder / "examples").symlink_to(ROOT / "examples")
-    for trace in sorted(TRACES.glob("*/*.*")):
+    for name, place in (("examples", ROOT), ("tools", ROOT), ("goldens", SHARED)):
+        (folder / name).symlink_to(place / name)
+    for trace in sorted(SHARED.glob("traces/*/*.*")):
         (folder / trace.name).symlink_to(trace)
 
 

@@ -102,12 +102,11 @@ def _lanes(axes: Axes, recording: Recording, window: range, seen: Sequence[str],
     for one, waits in recording.waits().items():
         if one in lane:
             _bars(axes, [(a, b - a) for a, b in waits if b > begin and a < end], lane[one], 0.22, color=_WAIT, lw=0)
-    start, stop = recording.column("b"), recording.column("e")
-    for i in window:
-        for slot in (slot for slot in recording.slots[i] if slot.request in lane):
-            colour = shade(slot.tokens) if slot.kind == "prefill" else _COLOURS[slot.kind]
-            height = 0.4 if slot.kind == "decode" else 0.8
-            _bars(axes, [(start[i], stop[i] - start[i])], lane[slot.request], height, color=colour, ec="white", lw=0.5)
+    for (one, kind, tokens), bars in _places(recording, window).items():
+        if one in lane:
+            colour = shade(tokens) if kind == "prefill" else _COLOURS[kind]
+            height = 0.4 if kind == "decode" else 0.8
+            _bars(axes, bars, lane[one], height, color=colour, ec="white", lw=0.5)
     for one, result in recording.results.items():
         if one in lane:
             _moments(axes, recording, lane[one], result)
@@ -123,6 +122,16 @@ def _lanes(axes: Axes, recording: Recording, window: range, seen: Sequence[str],
         Line2D([], [], color=INK, marker="|", ls="", ms=9, mew=1.5, label="last token"),
     ]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=7, columnspacing=1.2)
+
+
+def _places(recording: Recording, window: range) -> dict[tuple[str, str, int], list[Bar]]:
+    """The slots of the window, those of one request that look alike together."""
+    start, stop = recording.column("b"), recording.column("e")
+    found: dict[tuple[str, str, int], list[Bar]] = {}
+    for i in window:
+        for slot in recording.slots[i]:
+            found.setdefault((slot.request, slot.kind, slot.tokens), []).append((start[i], stop[i] - start[i]))
+    return found
 
 
 def _any(recording: Recording, window: range, kind: str) -> bool:
@@ -247,19 +256,18 @@ def _runs(recording: Recording) -> dict[tuple[str, str], list[Bar]]:
 
 def _queue(axes: Axes, recording: Recording) -> None:
     at = [t / 1e3 for t in recording.column("t")]
-    running = [step["run"] for step in recording.rows.steps]
-    waiting = [step["wait"] for step in recording.rows.steps]
-    axes.step(at, running, where="post", color=GREEN, lw=1.4, label="running")
-    axes.step(at, waiting, where="post", color=INK, lw=1.4, label="waiting")
+    for name, key, colour in (("running", "run", GREEN), ("waiting", "wait", INK)):
+        corners = _corners(at, [step[key] for step in recording.rows.steps])
+        axes.step(*corners, where="post", color=colour, lw=1.4, label=name)
     axes.set(ylim=(0, None), ylabel="requests")
     axes.legend(loc="upper right", ncols=2, frameon=True, framealpha=0.9, edgecolor="none")
 
 
 def _free(axes: Axes, recording: Recording) -> None:
     at = [t / 1e3 for t in recording.column("t")]
-    free = [step["free"] for step in recording.rows.steps]
-    axes.fill_between(at, free, step="post", color=BLUE, alpha=0.25, lw=0)
-    axes.step(at, free, where="post", color=BLUE, lw=1)
+    corners = _corners(at, [step["free"] for step in recording.rows.steps])
+    axes.fill_between(*corners, step="post", color=BLUE, alpha=0.3, lw=0)
+    axes.step(*corners, where="post", color=BLUE, lw=1)
     axes.set(ylim=(0, recording.usable_blocks), ylabel=f"free blocks\nof {recording.usable_blocks:,}")
 
 
@@ -269,7 +277,13 @@ def _again(axes: Axes, recording: Recording, first: Recording, colour: str) -> N
     said = differences(first, recording)
     name = recording.name + f" ({said})" * bool(said)
     label = f"{name}: {recording.preemptions} preemptions, {total[-1]:,} tokens"
-    axes.step(at, total, where="post", color=colour, lw=1.6, label=label)
+    axes.step(*_corners(at, total), where="post", color=colour, lw=1.6, label=label)
+
+
+def _corners(at: list[float], values: list[int]) -> tuple[list[float], list[int]]:
+    """Keep the points where a line of steps changes, and the last."""
+    kept = [i for i in range(len(at)) if i in (0, len(at) - 1) or values[i] != values[i - 1]]
+    return [at[i] for i in kept], [values[i] for i in kept]
 
 
 # --- batches in flight ----------------------------------------------------------------------------------

@@ -45,7 +45,6 @@ class Recording:
     """One recording; times in milliseconds."""
 
     rows: Rows
-    file: str
 
     @property
     def name(self) -> str:
@@ -155,7 +154,7 @@ class Recording:
         for step in self.rows.steps:
             since |= dict.fromkeys(step.get("pre", ()), self.at(step["t"]))
             for one, _ in step.get("adm", ()):
-                found[one].append((since.pop(one), self.at(step["b"])))
+                found[one].append((since.pop(one, self.at(step["t"])), self.at(step["b"])))
         for one, start in since.items():
             if (result := self.results[one])["fin"] is not None:
                 found[one].append((start, self.at(result["fin"])))
@@ -183,7 +182,7 @@ class Recording:
 
     def prompt_blocks(self, one: str) -> int:
         """Return the blocks a request's prompt fills."""
-        return math.ceil(self.requests[one]["plen"] / self.settings["block_size"])
+        return math.ceil(int(self.requests[one]["plen"]) / int(self.settings["block_size"]))
 
     def _over(self, one: str, tick: int) -> bool:
         end = self.results[one]["fin"]
@@ -201,7 +200,23 @@ def read(path: str | Path) -> Recording:
         raise InputError("its batches are only summed up", file=path, hint='draw a recording with steps_mode "full"')
     if not rows.steps:
         raise InputError("there is no batch in it", file=path)
-    return Recording(rows, str(path))
+    _check_named(rows, path)
+    return Recording(rows)
+
+
+def _check_named(rows: Rows, path: str | Path) -> None:
+    """Refuse a batch of unknown requests, and a request without result."""
+    known = {row["id"] for row in rows.requests}
+    if missing := known - {row["id"] for row in rows.results}:
+        raise InputError(f"no result of request {min(missing)!r}", file=path, place="res")
+    for number, step in enumerate(rows.steps, 2 + len(rows.requests)):
+        if "sched" not in step:
+            raise InputError(
+                "missing; expected [request id, tokens] of each slot", file=path, place=f"line {number}, sched"
+            )
+        named = {one for key in ("sched", "adm") for one, _ in step.get(key, ())}
+        for one in sorted(named.union(step.get("pre", ()), step.get("fin", ())) - known):
+            raise InputError(f"no request {one!r}", file=path, place=f"line {number}", hint=nearest(one, known))
 
 
 def differences(first: Recording, other: Recording) -> str:
