@@ -35,12 +35,12 @@ def side_by_side(expected: Rows, found: Rows, *, before: int = 3) -> str:
     first = next(differences(expected, found), None)
     if first is None:
         return ""
-    lines = [f"first difference: {first}", ""]
+    lines = [f"first difference: {first}"]
     if first.kind == "step":
-        lines += _steps(expected, found, first.index, before)
+        lines += ["", *_steps(expected, found, first.index, before)]
     elif first.field and first.kind != "meta":
         rows = [_rows(side, first.kind)[first.index] for side in (expected, found)]
-        lines += _fields(*rows)
+        lines += ["", *_fields(*rows)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -64,7 +64,8 @@ def _steps(expected: Rows, found: Rows, index: int, before: int) -> list[str]:
     shown = [("", *_columns(step)) for step in expected.steps[max(0, index - before) : index]]
     shown += [("expected", *_columns(here)), ("found", *_columns(there))]
     marks = ["^" * (here.get(name) != there.get(name)) for name in _COLUMNS]
-    table = _table(("", *_COLUMNS), [*shown, ("", *marks)], "<" + ">" * len(_COLUMNS))
+    shown += [("", *marks)] if any(marks) else []
+    table = _table(("", *_COLUMNS), shown, "<" + ">" * len(_COLUMNS))
     return [*table, "", *_requests(expected, index, here, there)]
 
 
@@ -120,7 +121,7 @@ def _deeds(step: Row) -> _Cells:
 def _order(here: Row, there: Row) -> list[str]:
     """Where both versions schedule the same requests in another order."""
     orders = [[name for name, _ in _work(step)] for step in (here, there)]
-    if orders[0] == orders[1] or set(orders[0]) != set(orders[1]):
+    if orders[0] == orders[1] or sorted(orders[0]) != sorted(orders[1]):
         return []
     place = next(i for i, (one, other) in enumerate(zip(*orders, strict=True)) if one != other)
     shown = [", ".join(order[place : place + _MOST_EQUAL]) for order in orders]

@@ -1,0 +1,108 @@
+"""tools/conformance.py: what it says of a folder, and how it ends."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "tests" / "golden" / "schedule.jsonl"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("conformance", ROOT / "tools" / "conformance.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["conformance"] = module  # what is sent to other processes is found by its name
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[str], str]]:
+    def called(*words: object) -> tuple[int, list[str], str]:
+        monkeypatch.setattr(sys, "argv", ["conformance.py", *map(str, words)])
+        code = tool.main()
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err
+
+    return called
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One that is equal, one with another number, one cut short, and what is no recording."""
+    content = SMALL.read_bytes()
+    (tmp_path / "equal.jsonl").write_bytes(content)
+    (tmp_path / "other.jsonl.gz").write_bytes(gzip.compress(content.replace(b'"free":5,', b'"free":4,')))
+    (tmp_path / "short.jsonl").write_bytes(content[:-200])
+    (tmp_path / "INDEX.json").write_text("[]")
+    return tmp_path
+
+
+def test_a_folder(run: Callable[..., tuple[int, list[str], str]], folder: Path) -> None:
+    code, lines, errors = run(folder)
+    assert code == 1
+    assert errors == "", "no progress where nobody watches"
+    assert lines[-1] == "1 of 3 equal"
+    assert lines[0].split(maxsplit=3) == ["equal.jsonl", "3", "steps", "equal; sync, prefix hits"]
+    assert "other.jsonl.gz" in lines[1] and "step 1, free: expected 4, found 5" in lines[1]
+    assert "short.jsonl" in lines[2] and "cut short" in lines[2]
+    assert "first difference: step 1, free: expected 4, found 5" in lines
+
+
+def test_differences_shown_can_be_limited(run: Callable[..., tuple[int, list[str], str]], folder: Path) -> None:
+    _, lines, _ = run(folder, "--show", 0)
+    assert len(lines) == 4
+    assert lines[-1] == "1 of 3 equal"
+
+
+def test_all_equal(run: Callable[..., tuple[int, list[str], str]], tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_bytes(SMALL.read_bytes())
+    code, lines, _ = run(tmp_path)
+    assert (code, lines[-1]) == (0, "1 of 1 equal")
+
+
+def test_as_json(run: Callable[..., tuple[int, list[str], str]], folder: Path) -> None:
+    code, lines, _ = run(folder, "--json")
+    found = json.loads("\n".join(lines))
+    assert code == 1
+    assert found["verdict"] == "1 of 3 equal"
+    assert [bool(one["problem"]) for one in found["files"]] == [False, True, True]
+
+
+def test_two_files(run: Callable[..., tuple[int, list[str], str]], folder: Path) -> None:
+    assert run(SMALL, folder / "equal.jsonl")[::2] == (0, "")
+    code, lines, _ = run(SMALL, folder / "other.jsonl.gz")
+    assert (code, lines[-1]) == (1, "0 of 1 equal")
+    code, lines, errors = run(SMALL, folder / "short.jsonl")
+    assert (code, lines) == (2, [])
+    assert errors.startswith(f"error: {folder / 'short.jsonl'}: ") and "cut short" in errors
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_nothing_to_compare(run: Callable[..., tuple[int, list[str], str]], tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    code, lines, errors = run(tmp_path / name)
+    assert (code, lines) == (2, [])
+    assert errors == f"error: {tmp_path / name}: expected a folder with files *.jsonl or *.jsonl.gz\n"
+
+
+def test_whatever_ends_a_simulation_is_a_difference(
+    tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_schedule: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(tool, "again", fails)
+    assert tool.judged(folder / "equal.jsonl").problem == "ZeroDivisionError: planted"
