@@ -32,7 +32,9 @@ FIELDS = (
 )
 _TIER = ("least_hbm_bytes", "max_num_seqs", "max_num_batched_tokens", "vendors", "unless")
 #: what may be overridden: the engine's own settings, and vLLM's switch that turns CUDA graphs off
-_SETTINGS = (*(f.name for f in fields(EngineSettings) if f.name != "max_model_len"), "enforce_eager")
+_FIXED = ("max_model_len", "engine", "version", "own")
+_SETTINGS = (*(f.name for f in fields(EngineSettings) if f.name not in _FIXED), "enforce_eager")
+_SWITCHES = (*_FLAGS, "enforce_eager", "long_prefill_token_threshold_adaptive")
 
 
 def build(entry: Entry) -> Engine:
@@ -151,6 +153,8 @@ def engine_settings(
         max_model_len=max_model_len,
         gpu_memory_utilization=engine.gpu_memory_utilization,
         block_size=engine.block_size,
+        engine=engine.name,
+        version=engine.version,
         **{flag: getattr(engine, flag) for flag in _FLAGS},
         cuda_graph_sizes=graph_sizes(limit, seqs, tokens),
     )
@@ -161,11 +165,18 @@ def _checked(name: str, value: object) -> Any:
     """Return the value of one override, its type checked by what it sets."""
     if name not in _SETTINGS:
         raise InputError(f"unknown engine setting {name!r}", hint=nearest(name, _SETTINGS))
-    if name in (*_FLAGS, "enforce_eager"):
+    if name in _SWITCHES:
         return _typed(name, value, isinstance(value, bool), "true or false")
     if name == "gpu_memory_utilization":
         fraction = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
         return _typed(name, value, fraction, "a fraction above 0, at most 1")
+    if name == "watermark":
+        fraction = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+        return _typed(name, value, fraction, "a fraction from 0, below 1")
+    if name == "scheduling_policy":
+        return _typed(name, value, value in ("fcfs", "priority"), "fcfs or priority")
+    if name == "long_prefill_token_threshold" and value == 0:
+        return value
     if name == "cuda_graph_sizes":
         sizes = isinstance(value, (list, tuple)) and all(_is_count(size) for size in value)
         return tuple(sorted(set(_typed(name, value, sizes, "a list of whole numbers above zero"))))

@@ -53,6 +53,13 @@ SETTINGS: dict[str, Callable[[Node], object]] = {
     "enable_chunked_prefill": lambda node: node.flag(),
     "scheduler_reserve_full_isl": lambda node: node.flag(),
     "async_scheduling": lambda node: node.flag(),
+    "scheduling_policy": lambda node: node.choice(("fcfs", "priority")),
+    "max_num_active_seqs": lambda node: node.integer(least=1),
+    "max_num_scheduled_tokens": lambda node: node.integer(least=1),
+    "long_prefill_token_threshold": lambda node: node.integer(least=0),
+    "long_prefill_token_threshold_adaptive": lambda node: node.flag(),
+    "prefill_schedule_interval": lambda node: node.integer(least=1),
+    "watermark": lambda node: node.number(least=0.0, most=0.9),
     "enforce_eager": lambda node: node.flag(),
 }
 

@@ -175,7 +175,7 @@ class Vllm(Stepper):
     threshold: cython.longlong
     adaptive: cython.bint
     lone_exempt: cython.bint
-    interval: cython.int
+    prefill_every: cython.int
     watermark: cython.longlong
     max_loras: cython.int
     lookahead: cython.int
@@ -237,7 +237,7 @@ class Vllm(Stepper):
         self.threshold = settings.long_prefill_token_threshold
         self.adaptive = settings.long_prefill_token_threshold_adaptive
         self.lone_exempt = profile.lone_request_exempt
-        self.interval = settings.prefill_schedule_interval
+        self.prefill_every = settings.prefill_schedule_interval
         self.watermark = int(settings.watermark * (replica.num_gpu_blocks + 1))  # the null block counts
         self.max_loras = settings.max_loras or 0
         self.go_on_after_self = profile.priority_goes_on
@@ -576,8 +576,8 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def prefills_held(self) -> cython.bint:
-        """Return whether prompts pause in this step: one step in `interval` computes prompts while others decode."""
-        if self.interval <= 1 or self.capacity_bound or self.steps_since + 1 >= self.interval:
+        """Return whether prompts pause in this step: one step in `prefill_every` computes prompts while others decode."""
+        if self.prefill_every <= 1 or self.capacity_bound or self.steps_since + 1 >= self.prefill_every:
             return False
         i: cython.int
         for i in range(self.running):  # noqa: SIM110 - C has no generators
