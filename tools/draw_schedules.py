@@ -71,6 +71,8 @@ def drawn(args: argparse.Namespace) -> Figure:
     count = len(recordings[0].rows.steps)
     if not 0 <= args.from_step < count:
         raise InputError(f"no batch {args.from_step}; the recording has {count}, from 0", place="--from-step")
+    if args.line and recordings[0].rows.meta["kv_groups"]:
+        raise InputError("the layers have several KV groups: what the head needs is not one number", place="--line")
     if args.steps < 1:
         raise InputError(f"expected 1 or more, got {args.steps}", place="--steps")
     return timeline(recordings[0], args.from_step, args.steps, line=args.line)

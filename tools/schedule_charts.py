@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -276,7 +277,7 @@ def _again(axes: Axes, recording: Recording, first: Recording, colour: str) -> N
     total = list(accumulate(sum(slot.again for slot in slots) for slots in recording.slots))
     said = differences(first, recording)
     name = recording.name + f" ({said})" * bool(said)
-    label = f"{name}: {recording.preemptions} preemptions, {total[-1]:,} tokens"
+    label = textwrap.fill(f"{name}: {recording.preemptions} preemptions, {total[-1]:,} tokens", 100)
     axes.step(*_corners(at, total), where="post", color=colour, lw=1.6, label=label)
 
 
@@ -317,7 +318,7 @@ def _flight(axes: Axes, recording: Recording, begin: float, end: float) -> None:
     seen = [one for one in recording.requests if any(s.request == one for i in window for s in recording.slots[i])]
     lane = {one: 2 + i for i, one in enumerate(seen)}
     for i in window:
-        _batch(axes, recording, i, lane, end)
+        _batch(axes, recording, i, lane, begin, end)
     for one in seen:
         _arrival(axes, recording, one, lane[one], begin, end)
     flying = recording.settings["batch_queue_size"]
@@ -328,16 +329,20 @@ def _flight(axes: Axes, recording: Recording, begin: float, end: float) -> None:
     axes.grid(visible=False)
 
 
-def _batch(axes: Axes, recording: Recording, i: int, lane: dict[str, int], last: float) -> None:
+def _batch(axes: Axes, recording: Recording, i: int, lane: dict[str, int], first: float, last: float) -> None:
     step = recording.rows.steps[i]
     called, start, stop = (recording.at(step[name]) for name in "tbe")
     axes.plot([called], [-0.45], marker="v", color=INK, ms=5, clip_on=True)
     if start > called:
         _bars(axes, [(called, start - called)], 0, 0.5, color=SKY, alpha=0.55, ec="white", lw=0.8)
-    _bars(axes, [(start, stop - start)], 1, 0.6, color="#e6e6e6", ec=FAINT, lw=0.8)
-    for middle, row in (((called + start) / 2, 0), ((start + stop) / 2, 1)):
-        if middle < last and (row or start > called):
-            axes.text(middle, row, str(step["k"]), ha="center", va="center", fontsize=8, clip_on=True)
+    stages = recording.settings[
+        "pipeline_parallel_size"
+    ]  # as many batches may run at a time, each in a lane of its own
+    at, height = 1 + 0.3 * ((2 * (step["k"] % stages) + 1) / stages - 1), 0.6 / stages
+    _bars(axes, [(start, stop - start)], at, height, color="#e6e6e6", ec=FAINT, lw=0.8)
+    for begin, end, row in ((called, start, 0), (start, stop, at)):
+        if end - begin > 0.015 * (last - first) and first < (begin + end) / 2 < last:
+            axes.text((begin + end) / 2, row, str(step["k"]), ha="center", va="center", fontsize=8)
     for slot in recording.slots[i]:
         style: dict[str, Any] = {"fc": _COLOURS[slot.kind], "ec": "white", "lw": 0.8}
         if slot.kind == "wasted":

@@ -163,6 +163,34 @@ def test_settings_that_differ_are_named(tmp_path: Path, tiny: Path) -> None:
     assert schedule_facts.differences(second, second) == ""
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "budget_chunked",
+        "multi_turn",
+        "kv_thrash_watermark",
+        "async_kv_pressure_eos",
+        "pp2_sync",
+        "async_priority_preempt",
+    ],
+)
+def test_every_token_scheduled_is_new_from_before_or_wasted(name: str) -> None:
+    path = GOLDENS / f"{name}.jsonl.gz"
+    if not path.exists():
+        pytest.skip("needs ../shared/goldens")
+    recording = schedule_facts.read(path)
+    slots = [slot for batch in recording.slots for slot in batch]
+    # the last output token is sampled and never computed
+    computed = sum(r["plen"] - q["cached"] + q["nout"] - 1 for r, q in _with_results(recording))
+    wasted = sum(slot.tokens for slot in slots if slot.kind == "wasted")
+    assert sum(slot.tokens for slot in slots) == computed + recording.again + wasted
+    assert recording.preemptions == recording.rows.meta["totals"]["preemptions"]
+
+
+def _with_results(recording: schedule_facts.Recording) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [(request, recording.results[one]) for one, request in recording.requests.items()]
+
+
 # --- pictures -------------------------------------------------------------------------------------------
 
 VERBS = {
@@ -224,6 +252,14 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
     assert [path.name for path in tiny.parent.iterdir()] == ["tiny.jsonl.gz"]
+
+
+def test_the_need_of_the_line_is_not_told_with_several_kv_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path / "groups.jsonl.gz", rows(kv_groups=[["full", 2], ["swa", 2, 8]]))
+    assert draw_schedules.main(["timeline", str(file), "--line", "-o", str(tmp_path / "out.svg")]) == 2
+    assert capsys.readouterr().err.startswith("error: --line: the layers have several KV groups")
 
 
 @pytest.mark.parametrize(
