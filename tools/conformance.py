@@ -3,10 +3,11 @@
     python tools/conformance.py FOLDER [--show N] [--json]
     python tools/conformance.py EXPECTED FOUND
 
-Each file of a folder (`*.jsonl`, `*.jsonl.gz`; docs/reference/schedules.md says the format) is simulated again, and
-everything in it must come out the same: requests, steps, transfers, results, totals. A line says so of each file; the
-first step that differs is shown in both versions. Two files are compared with each other. The last line is
-`N of M equal`; the exit code is 0 where all are, 1 where some are not, 2 where there is nothing to compare.
+Each file of a folder (`*.jsonl`, `*.jsonl.gz`; docs/reference/schedules.md says the format) is simulated again, step by
+step, and everything in it must come out the same: steps, transfers, results, totals. Where the engine that jumps
+applies, so must its times, cached tokens and preemptions. A line says so of each file; the first step that differs is
+shown in both versions. Two files are compared with each other. The last line is `N of M equal`; the exit code is 0
+where all are, 1 where some are not, 2 where there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.errors import InputError
+from headway.simulator import record, simulate
+from headway.simulator.dispatch import jumpable
 from headway.simulator.schedules import differences, features, read_rows, read_schedule, side_by_side, written
 
 if TYPE_CHECKING:
@@ -40,11 +43,12 @@ class Verdict:
     features: str
     steps: int
     problem: str  # empty: equal; otherwise the first difference, or why there is nothing to compare
+    jumped: bool = False  # whether the engine that jumps was held to it, too
     shown: str = ""  # that difference at length
 
     def __str__(self) -> str:
         """Return the file's line."""
-        verdict = f"not equal: {self.problem}" if self.problem else "equal"
+        verdict = f"not equal: {self.problem}" if self.problem else "equal, both engines" if self.jumped else "equal"
         return f"{self.file:<40} {self.steps:>6,} steps  {'; '.join(filter(None, (verdict, self.features)))}"
 
 
@@ -54,19 +58,24 @@ def judged(path: Path) -> Verdict:
         schedule = read_schedule(path)
     except InputError as error:
         return Verdict(file=path.name, features="", steps=0, problem=str(error))
+    jumping = jumpable(schedule.replica.settings, schedule.requests, schedule.replica) is None
     try:
         problem, shown = compared(schedule.rows, again(schedule))
+        problem = problem or (jumped(schedule) if jumping else "")
     except Exception as error:  # noqa: BLE001 - whatever ends a simulation, this file is not equal
         problem, shown = f"{type(error).__name__}: {error}", ""
     return Verdict(
-        file=path.name, features=features(schedule), steps=len(schedule.rows.steps), problem=problem, shown=shown
+        file=path.name,
+        features=features(schedule),
+        steps=len(schedule.rows.steps),
+        problem=problem,
+        shown=shown,
+        jumped=jumping,
     )
 
 
 def again(schedule: Schedule) -> Rows:
     """Simulate a recording's requests, step by step."""
-    from headway.simulator import record
-
     return written(schedule, record(schedule.requests, schedule.replica, schedule.ids))
 
 
@@ -74,6 +83,23 @@ def compared(expected: Rows, found: Rows) -> tuple[str, str]:
     """Return the first difference in one line and at length; both empty where there is none."""
     first = next(differences(expected, found), None)
     return (str(first), side_by_side(expected, found)) if first else ("", "")
+
+
+def jumped(schedule: Schedule) -> str:
+    """Return the first difference of the engine that jumps: its columns, by request."""
+    found = simulate(schedule.requests, schedule.replica)
+    results = {row["id"]: row for row in schedule.rows.results}
+    for field, column, unit in (
+        ("first", found.first_ps, schedule.tick_ps),
+        ("fin", found.last_ps, schedule.tick_ps),
+        ("cached", found.cached_tokens, 1),
+        ("npre", found.preemptions, 1),
+    ):
+        for name, value in zip(schedule.ids, column.tolist(), strict=True):
+            expected = results[name][field]
+            if value != expected * unit:
+                return f"jumping, request {name}, {field}: expected {expected}, found {value / unit:g}"
+    return ""
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -7,10 +7,14 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from headway.simulator import Simulation, simulate
+from headway.types import Replica, Requests
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "golden" / "schedule.jsonl"
@@ -55,7 +59,7 @@ def test_a_folder(run: Callable[..., tuple[int, list[str], str]], folder: Path) 
     assert code == 1
     assert errors == "", "no progress where nobody watches"
     assert lines[-1] == "1 of 3 equal"
-    assert lines[0].split(maxsplit=3) == ["equal.jsonl", "3", "steps", "equal; sync, prefix hits"]
+    assert lines[0].split(maxsplit=3) == ["equal.jsonl", "3", "steps", "equal, both engines; sync, prefix hits"]
     assert "other.jsonl.gz" in lines[1] and "step 1, free: expected 4, found 5" in lines[1]
     assert "short.jsonl" in lines[2] and "cut short" in lines[2]
     assert "first difference: step 1, free: expected 4, found 5" in lines
@@ -106,3 +110,14 @@ def test_whatever_ends_a_simulation_is_a_difference(
 
     monkeypatch.setattr(tool, "again", fails)
     assert tool.judged(folder / "equal.jsonl").problem == "ZeroDivisionError: planted"
+
+
+def test_the_engine_that_jumps_is_held_to_it_too(
+    tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(requests: Requests, replica: Replica) -> Simulation:
+        found = simulate(requests, replica)
+        return replace(found, last_ps=found.last_ps + 1000)
+
+    monkeypatch.setattr(tool, "simulate", late)
+    assert tool.judged(folder / "equal.jsonl").problem == "jumping, request a, fin: expected 519, found 520"
