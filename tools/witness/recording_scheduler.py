@@ -6,7 +6,7 @@ Nothing is decided here: each method calls vLLM's and writes a line of JSON abou
     config    what the engine resolved
     add       a request reached the scheduler: id, prompt, max_tokens, priority, salt
     schedule  a call of schedule(): tokens per request in order, admissions, preemptions, queues, free blocks
-    update    a batch's outputs were processed: new tokens per request, who finished, free blocks
+    update    a batch's outputs were processed: new tokens per request, who finished and why, free blocks
     abort     requests taken away from outside
 """
 
@@ -29,7 +29,7 @@ class _Recording:
         self._lines = open(os.environ["HEADWAY_WITNESS_RECORDING"], "w", encoding="utf-8")  # noqa: PTH123, SIM115 - stays open
         self._calls = 0
         self._preempted: list[str] = []
-        self._finished: list[str] = []
+        self._finished: list[tuple[str, str]] = []
         self._write("config", **self._resolved())
 
     def add_request(self, request: Any) -> None:
@@ -39,6 +39,7 @@ class _Recording:
             prompt=list(request.prompt_token_ids),
             max_tokens=request.max_tokens,
             priority=request.priority,
+            arrival_s=request.arrival_time,
             salt=request.cache_salt,
         )
         super().add_request(request)
@@ -84,7 +85,7 @@ class _Recording:
         super()._preempt_request(request, *args, **kwargs)
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        self._finished.append(request.request_id)
+        self._finished.append((request.request_id, str(request.get_finished_reason())))
         return super()._free_request(request, *args, **kwargs)
 
     def _free(self) -> int:

@@ -1,6 +1,6 @@
 """Run vLLM's own server until standard input closes: `python serve_vllm.py ARGUMENTS OF vllm serve`.
 
-Started in a session of its own by `engines.py`; when the pipe to whoever started it closes, for whatever reason, the
+Started in a session of its own by `servers.py`; when the pipe to whoever started it closes, for whatever reason, the
 whole session ends, workers and all.
 """
 

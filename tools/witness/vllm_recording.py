@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokens import told_apart
+from prompts import Pieces, told_apart
 
 from headway.simulator.records import Ending, Record, Step
 from headway.simulator.schedules import Rows, Schedule, written
@@ -41,12 +42,13 @@ _ABSENT = {
 class Seen:
     """A request, as the scheduler saw it."""
 
-    name: str
     prompt: list[int]
     out: int
     priority: int
+    arrival_s: float
     salt: str | None
     arrive: int
+    woke: bool  # an engine that had nothing to do
     cached: int = -1
     scheduled: int = -1
     begun: int = -1
@@ -79,20 +81,21 @@ class Walk:
 
     def _add(self, event: dict[str, Any]) -> None:
         idle = not self.flying and all(one.ended >= 0 for one in self.seen.values())
-        if idle and self.called_at == self.now:
+        if idle:
             self.now += TICK  # the engine had nothing to do; some time passed
-        if self.called_at == self.now:
+        elif self.called_at == self.now:
             raise ValueError(
                 f"request {len(self.seen)} arrived between two calls of the scheduler that are one moment "
                 "on the logical clock: record again"
             )
         self.seen[event["id"]] = Seen(
-            name=f"r{len(self.seen)}",
             prompt=event["prompt"],
             out=event["max_tokens"],
             priority=event["priority"],
+            arrival_s=event["arrival_s"],
             salt=event["salt"],
             arrive=self.now,
+            woke=idle,
         )
 
     def _schedule(self, event: dict[str, Any]) -> None:
@@ -119,8 +122,8 @@ class Walk:
         for name, new in event["new"].items():
             self.seen[name].tokens += new
             self.seen[name].delivered += [self.now] * len(new)
-        for name in event["finished"]:
-            self.seen[name].ended, self.seen[name].reason = self.now, "length"
+        for name, reason in event["finished"]:
+            self.seen[name].ended, self.seen[name].reason = self.now, reason
         if "k" in batch:
             self.steps.append(self._step(batch, event))
 
@@ -144,7 +147,7 @@ class Walk:
             scheduled=tuple((rows[name], count) for name, count in batch["scheduled"]),
             admitted=tuple((rows[name], count) for name, count in batch["admitted"]),
             preempted=tuple(rows[name] for name in batch["preempted"]),
-            finished=tuple(rows[name] for name in after["finished"]),
+            finished=tuple(rows[name] for name, _ in after["finished"]),
         )
 
 
@@ -167,13 +170,16 @@ def as_rows(walk: Walk, *, name: str, description: str, version: str) -> Rows:
         ValueError: two outputs cannot be told apart.
     """
     seen = list(walk.seen.values())
-    prompts = told_apart([s.name for s in seen], [s.prompt for s in seen], [s.tokens for s in seen])
-    requests = tuple(_request(one, pieces) for one, pieces in zip(seen, prompts, strict=True))
-    meta = _meta(walk.config, name=name, description=description, version=version)
+    _set_apart(seen, ranked=walk.config["policy"] == "priority")
+    names = [f"r{row:03}" for row in range(len(seen))]
+    prompts = told_apart(names, [one.prompt for one in seen], [one.tokens for one in seen])
+    requests = tuple(_request(*each) for each in zip(names, seen, prompts, strict=True))
+    stop = _stop(seen)
+    meta = _meta(walk.config, stop=stop, name=name, description=description, version=version)
     replica = replica_of(meta, name)
     schedule = Schedule(
         name=name,
-        ids=tuple(one.name for one in seen),
+        ids=tuple(names),
         requests=_columns(seen),
         replica=replica,
         rows=Rows(meta=meta, requests=requests, steps=(), transfers=(), results=()),
@@ -182,10 +188,28 @@ def as_rows(walk: Walk, *, name: str, description: str, version: str) -> Rows:
     return written(schedule, Record(steps=tuple(walk.steps), transfers=(), endings=endings))
 
 
-def _request(one: Seen, pieces: list[tuple[str, int, int]]) -> dict[str, Any]:
+def _set_apart(seen: list[Seen], *, ranked: bool) -> None:
+    """Let requests that the same call saw first arrive one nanosecond after the other, the last one at that moment.
+
+    Among equals the priority policy prefers who arrived first by the engine's own clock.
+
+    Raises:
+        ValueError: that clock saw them in another order than the scheduler got them, or they woke an idle engine
+            together, so that they must have arrived at one moment.
+    """
+    for _, same in groupby(seen, key=lambda one: one.arrive):
+        group = list(same)
+        if ranked and (group[0].woke and len(group) > 1 or group != sorted(group, key=lambda one: one.arrival_s)):
+            raise ValueError("requests that a priority cannot tell apart arrived together: record again")
+        if not group[0].woke:
+            for later, one in enumerate(reversed(group)):
+                one.arrive -= later
+
+
+def _request(name: str, one: Seen, pieces: Pieces) -> dict[str, Any]:
     row = {
         "type": "req",
-        "id": one.name,
+        "id": name,
         "arr": one.arrive,
         "prompt": [list(piece) for piece in pieces],
         "plen": len(one.prompt),
@@ -194,7 +218,23 @@ def _request(one: Seen, pieces: list[tuple[str, int, int]]) -> dict[str, Any]:
     return row | ({"prio": one.priority} if one.priority else {}) | ({"salt": one.salt} if one.salt else {})
 
 
-def _meta(config: dict[str, Any], *, name: str, description: str, version: str) -> dict[str, Any]:
+def _stop(seen: list[Seen]) -> str:
+    """How all requests ended, in the words of the format; one that a stop token ended has no other limit there.
+
+    Raises:
+        ValueError: some ended by a stop token, some by length.
+    """
+    reasons = {one.reason for one in seen}
+    if reasons == {"stop"}:
+        for one in seen:
+            one.out = len(one.tokens)
+        return "eos"
+    if reasons != {"length"}:
+        raise ValueError(f"requests ended by {sorted(reasons)}; a file says one way for all")
+    return "length"
+
+
+def _meta(config: dict[str, Any], *, stop: str, name: str, description: str, version: str) -> dict[str, Any]:
     given = {key: value for key, value in config.items() if key != "at_ns"}
     asynchronous = given["async_scheduling"]
     effective = (
@@ -217,7 +257,7 @@ def _meta(config: dict[str, Any], *, name: str, description: str, version: str) 
         "effective": effective,
         "num_gpu_blocks": effective["num_gpu_blocks"],
         "cost_ns": {"a": TICK, "b": 0, "c": 0, "d": 0},
-        "stop": "length",
+        "stop": stop,
         "accept_pattern": None,
         "kv_groups": None,
         "kv_transfer": None,

@@ -81,6 +81,15 @@ def _ranked() -> Phase:
     )
 
 
+def _stopped() -> Phase:
+    """Requests that a stop token ends: each thirtieth word is one, so that no length was known beforehand."""
+    stops = {"stop_token_ids": list(range(0, 2048, 30))}
+    chance = random.Random("stopped")
+    return tuple(
+        Ask(at_s=0.04 * i, prompt=((f"stopped {i}", chance.randint(20, 300)),), out=700, fields=stops) for i in range(20)
+    )
+
+
 _ROOMY = (_burst("burst", 14, (5, 500), (1, 40)), _shared(), _poisson("timed", 30, 8.0))
 _ASKED = sum(map(len, _ROOMY))
 
@@ -112,5 +121,13 @@ SCENARIOS = (
             num_gpu_blocks_override=48,
         ),
         phases=(_ranked(),),
+    ),
+    Scenario(
+        name="stopped",
+        description="ends that nobody knew beforehand: with two batches in flight, a slot is spent on each",
+        arguments=_arguments(
+            max_num_batched_tokens=256, max_num_seqs=6, max_model_len=1024, num_gpu_blocks_override=120
+        ),
+        phases=(_stopped(),),
     ),
 )

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # tools are no package
 
 from conformance import again, compared
-from engines import free_port, post, running, wait_until_ready
+from servers import free_port, post, running, wait_until_ready
 from environments import VLLM
 from iterations import compositions, logged, side_by_side_of
 from scenarios import Ask, play
