@@ -21,6 +21,8 @@ BARE = re.compile(
 FOREIGN = re.compile(
     r"_(ms|us|ns|sec|secs|seconds|minutes|hours|kb|mb|gb|tb|kib|mib|gib|tflops|gflops|mhz|ghz|percent|pct)$"
 )
+#: Settings of engines, which keep the engine's own names.
+SETTINGS = {"prefill_schedule_interval", "waiting_served_ratio"}
 NUMBER = re.compile(r"\b(int|float|IntColumn|FloatColumn|Column|NDArray|ndarray)\b")
 
 
@@ -39,7 +41,7 @@ def names_of(tree: ast.AST) -> list[tuple[str, str, int]]:
 
 def without_unit(name: str, annotation: str) -> bool:
     """Whether a number's name lacks its unit; a noun (`cost: Cost`) carries its units inside."""
-    return bool(FOREIGN.search(name) or (BARE.search(name) and NUMBER.search(annotation)))
+    return name not in SETTINGS and bool(FOREIGN.search(name) or (BARE.search(name) and NUMBER.search(annotation)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

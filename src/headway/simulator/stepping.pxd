@@ -74,4 +74,4 @@ cdef class Stepper:
     cdef int note_gaps(self) except? -1
     cdef int conclude(self, int request, int reason) except? -1
     cdef int receive(self, Batch batch) except? -1
-    cdef int send_off(self, int request, str kind, long long duration, long long tokens) except? -1
+    cdef int send_off(self, int request, str kind, long long duration, long long tokens, long long known) except? -1

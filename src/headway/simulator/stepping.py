@@ -240,7 +240,7 @@ class Stepper:
         self.unfinished = 0
         self.flush = False
         self.steps = self.scheduled_tokens = self.preemptions = self.busy = 0
-        # KV on its way: (request, batch it began with, start, end, tokens), in order of start
+        # KV on its way: (request, first batch that can tell, start, end, tokens), in order of start
         transfer = replica.kv_transfer
         self.base_ps = transfer.base_ps if transfer is not None else 0
         self.token_ps = transfer.ps_per_token if transfer is not None else 0
@@ -577,9 +577,9 @@ class Stepper:
         table: Table = self.table
         self.unfinished -= 1
         self.flush = True
+        table.reason[request] = reason
         self.leave(request)
         table.status[request] = ENDED
-        table.reason[request] = reason
         table.state[request] = 3 if reason == 3 else 1
         table.last[request] = self.now
         return 0
@@ -587,7 +587,7 @@ class Stepper:
     @cython.cfunc
     @cython.exceptval(-1)
     def receive(self, batch: Batch) -> cython.int:
-        """Take in the KV transfers that are complete; a batch tells of those begun with it or before."""
+        """Take in the KV transfers that a batch says are complete: those begun before it was sent off."""
         if not self.transfers:
             return 0
         kept: list[Any] = []
@@ -602,10 +602,15 @@ class Stepper:
     @cython.cfunc
     @cython.exceptval(-1)
     def send_off(
-        self, request: cython.int, kind: str, duration: cython.longlong, tokens: cython.longlong
+        self,
+        request: cython.int,
+        kind: str,
+        duration: cython.longlong,
+        tokens: cython.longlong,
+        known: cython.longlong,
     ) -> cython.int:
-        """Begin a KV transfer."""
-        self.transfers.append((request, self.calls, self.now, self.now + duration, tokens))
+        """Begin a KV transfer: `known` is the first batch that can tell of its end."""
+        self.transfers.append((request, known, self.now, self.now + duration, tokens))
         if self.record is not None:
             self.record.transferred(request, kind, self.now, self.now + duration, tokens)
         return 0

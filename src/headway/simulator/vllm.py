@@ -30,6 +30,7 @@ RUNNING = cython.declare(cython.schar, 1)
 LOADING = cython.declare(cython.schar, 2)
 LOADED = cython.declare(cython.schar, 3)
 ENDED = cython.declare(cython.schar, 4)
+BY_LENGTH = cython.declare(cython.schar, 1)
 NO_KEY = cython.declare(cython.longlong, -1)
 READS_AHEAD = ("eagle", "eagle3", "mtp")  # drafters that run on the target's hidden states, one token ahead
 
@@ -331,9 +332,9 @@ class Vllm(Stepper):
         if status == LOADING:
             self.held_back += 1  # its blocks are being written
             return 0
-        if table.hold[request] >= 0 and table.known[request] >= table.most[request] and status == RUNNING:
+        if table.hold[request] >= 0 and table.reason[request] == BY_LENGTH and status == RUNNING:
             self.held_back += 1
-            self.send_off(request, "send", table.hold[request], 0)
+            self.send_off(request, "send", table.hold[request], 0, self.calls + 1)
             return 0
         return self.free_all(request)
 
@@ -734,7 +735,7 @@ class Vllm(Stepper):
             return True
         if table.flying[request] > 0:  # output of before it was thrown out is still to come
             return True
-        if self.max_loras == 0 or table.adapter[request] <= 0:
+        if self.max_loras == 0 or table.adapter[request] < 0:
             return False
         i: cython.int
         kinds: cython.int = 0
@@ -743,7 +744,7 @@ class Vllm(Stepper):
             adapter: cython.int = self.table.adapter[self.order[i] if self.loras_of_all else batch.request[i]]
             if adapter == table.adapter[request]:
                 return False
-            kinds += adapter > 0 and not self.seen(batch, adapter, i)
+            kinds += adapter >= 0 and not self.seen(batch, adapter, i)
         return kinds >= self.max_loras
 
     @cython.cfunc
@@ -883,7 +884,7 @@ class Vllm(Stepper):
         table.computed[request] = tokens
         self.holding.push(request)
         missing: cython.longlong = tokens - computed
-        self.send_off(request, "recv", self.base_ps + self.token_ps * missing, missing)
+        self.send_off(request, "recv", self.base_ps + self.token_ps * missing, missing, self.calls)
         return True
 
     @cython.cfunc
