@@ -40,9 +40,9 @@ STRATA: dict[str, dict[str, Any]] = {
 }
 
 
-def own_settings(engine: str, rng: np.random.Generator, tiny: bool) -> Any:
+def own_settings(engine: str, rng: np.random.Generator, tiny: bool, page: int) -> Any:
     if engine == "sglang":
-        chunk = int(rng.choice([-1, 16, 33, 8192])) if not tiny else int(rng.choice([8, 16, 24]))
+        chunk = page * int(rng.integers(1, 8)) if tiny else int(rng.choice([-1, 2 * page, 5 * page, 8192]))
         return SglangSettings(
             chunked_prefill_size=chunk,
             max_prefill_tokens=int(rng.choice([64, 16384])),
@@ -103,7 +103,7 @@ def make_case(
         enable_chunked_prefill=chunked,
         async_scheduling=engine in ("sglang", "tensorrt_llm") and bool(rng.random() < 0.5),
         engine=engine,
-        own=own_settings(engine, rng, tiny_budget),
+        own=own_settings(engine, rng, tiny_budget, block_size),
     )
     if engine == "tensorrt_llm" and settings.own.capacity_scheduler_policy == "MAX_UTILIZATION":
         settings = replace(settings, enable_chunked_prefill=True)

@@ -77,9 +77,7 @@ class TensorRtLlm(Engine):
             if known:
                 parent = self.found[name]
                 continue
-            block.leave_tree(self.found)
-            if name in self.found:  # out of reach since its parent went
-                self.found[name].leave_tree(self.found)
+            assert block.name is None and name not in self.found
             block.name, block.parent = name, parent
             if parent is not None:
                 parent.children.append(block)

@@ -168,6 +168,13 @@ class Tgi(Engine):
         end, cached = self.trie.root, 0
         if self.settings.enable_prefix_caching:
             end, cached = self.trie.find(self.names(row, row.isl))
+        allocation = self.reserve_behind(row, end, cached)
+        if allocation is None and not self.allocation and cached:
+            # the node its prefix ends in is locked whole; the real one would wait for ever
+            return self.reserve_behind(row, self.trie.root, 0)
+        return allocation
+
+    def reserve_behind(self, row: Row, end: Node, cached: int) -> Allocation | None:
         blocks = ceil_div(row.most - 1, self.size)
         end.refs += 1
         if self.free < blocks - cached:

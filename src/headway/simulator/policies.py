@@ -1,0 +1,132 @@
+"""Whose scheduling policy runs a replica: the engines by name, what each refuses, and how one is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headway.errors import InputError, nearest
+from headway.simulator.prefixes import engine_runs
+from headway.types import LlamaCppSettings, SglangSettings, TensorRtLlmSettings, TgiSettings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from headway.types import EngineSettings, IntColumn, Replica, Requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """An engine's scheduler, as a subclass of `stepping.Stepper`."""
+
+    module: str
+    name: str
+    own: type  # of `EngineSettings.own`
+    overlaps: bool  # whether the engine schedules one batch while another runs
+
+
+#: engine -> its policy; vLLM's is `vllm.Vllm`, which takes the same things and a version profile
+POLICIES = {
+    "vllm": Policy(module="vllm", name="Vllm", own=type(None), overlaps=True),
+    "sglang": Policy(module="sglang", name="Sglang", own=SglangSettings, overlaps=True),
+    "tensorrt_llm": Policy(module="tensorrt_llm", name="TensorRtLlm", own=TensorRtLlmSettings, overlaps=True),
+    "tgi": Policy(module="tgi", name="Tgi", own=TgiSettings, overlaps=False),
+    "llama_cpp": Policy(module="llama_cpp", name="LlamaCpp", own=LlamaCppSettings, overlaps=False),
+}
+
+_CHOICES = {
+    "schedule_policy": ("fcfs", "lpm"),
+    "capacity_scheduler_policy": ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION"),
+    "context_chunking_policy": ("FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"),
+}
+_LEAST = {
+    "max_prefill_tokens": 1,
+    "prefill_max_requests": 1,
+    "schedule_conservativeness": 0,
+    "waiting_served_ratio": 0,
+    "max_waiting_tokens": 0,
+    "slot_prompt_similarity": 0,
+}
+
+
+def new_engine(replica: Replica, requests: Requests, table: Any, recorder: Any) -> Any:
+    """Return an engine other than vLLM, on the general engine's table (see `stepping`)."""
+    policy = POLICIES[replica.settings.engine]
+    runs = engine_runs(requests.prefix, 1) if requests.prefix is not None else None
+    return getattr(_module(policy), policy.name)(replica, runs, table, recorder)
+
+
+def bounds(replica: Replica, isl: IntColumn, most: IntColumn) -> tuple[IntColumn, NDArray[np.bool_]]:
+    """Return at how many tokens each request ends by length, and which are refused, of an engine other than vLLM.
+
+    Args:
+        replica: the engine.
+        isl: prompt lengths.
+        most: prompt and outputs asked for.
+    """
+    module = _module(POLICIES[replica.settings.engine])
+    most = np.minimum(most, module.most_tokens(replica))
+    return most, module.refused(replica, isl, most)
+
+
+def _module(policy: Policy) -> Any:
+    return import_module(f"headway.simulator.{policy.module}")
+
+
+def check_engine(replica: Replica) -> None:
+    """Refuse settings that an engine other than vLLM would refuse, or that its policy here does not know.
+
+    Raises:
+        InputError: naming the field.
+    """
+    settings = replica.settings
+    if settings.engine not in POLICIES:
+        raise _wrong("engine", f"there is no policy of {settings.engine!r}", nearest(settings.engine, POLICIES))
+    policy = POLICIES[settings.engine]
+    if settings.own is not None and not isinstance(settings.own, policy.own):
+        expected = "None" if settings.engine == "vllm" else policy.own.__name__
+        raise _wrong("own", f"expected {expected}, got {type(settings.own).__name__}")
+    if settings.engine != "vllm":
+        _check_common(replica, policy)
+        _check_own(settings)
+
+
+def _check_common(replica: Replica, policy: Policy) -> None:
+    settings = replica.settings
+    if settings.async_scheduling and not policy.overlaps:
+        raise _wrong("async_scheduling", f"{settings.engine} has one batch in flight; expected false")
+    for name, plain in (("scheduling_policy", "fcfs"), ("max_num_active_seqs", None), ("pipeline_parallel_size", 1)):
+        if getattr(settings, name) != plain:
+            raise _wrong(name, f"known for vllm alone; expected {plain}")
+    for name in ("speculation", "kv_transfer"):
+        if getattr(replica, name) is not None:
+            raise InputError("known for vllm alone", file="replica", place=name)
+    if len(replica.kv_groups) > 1 or any(group.window_tokens for group in replica.kv_groups):
+        raise InputError("known for vllm alone", file="replica", place="kv_groups")
+    if settings.engine == "tensorrt_llm" and settings.max_num_batched_tokens < settings.block_size:
+        raise _wrong("max_num_batched_tokens", f"expected at least block_size {settings.block_size}, a chunk's unit")
+
+
+def _check_own(settings: EngineSettings) -> None:
+    own = settings.own if settings.own is not None else POLICIES[settings.engine].own()
+    for name, known in _CHOICES.items():
+        value = getattr(own, name, known[0])
+        if value not in known:
+            raise _wrong(f"own.{name}", f"there is no {value!r}", nearest(str(value), known))
+    for name, least in _LEAST.items():
+        value = getattr(own, name, None)
+        if value is not None and not value >= least:
+            raise _wrong(f"own.{name}", f"expected at least {least}, got {value}")
+    if isinstance(own, SglangSettings) and own.chunked_prefill_size != -1:
+        if own.chunked_prefill_size < 1 or own.chunked_prefill_size % settings.block_size:
+            raise _wrong("own.chunked_prefill_size", f"expected -1 or a multiple of block_size {settings.block_size}")
+    if isinstance(own, TensorRtLlmSettings) and own.capacity_scheduler_policy == "MAX_UTILIZATION":
+        if not settings.enable_chunked_prefill and settings.max_num_batched_tokens < settings.max_model_len:
+            raise _wrong("enable_chunked_prefill", "a paused prompt grows beyond max_num_batched_tokens; expected true")
+
+
+def _wrong(place: str, problem: str, hint: str = "") -> InputError:
+    return InputError(problem, file="replica", place=f"settings.{place}", hint=hint)
