@@ -179,17 +179,17 @@ class NaiveEngine:
         return ends_ps[0] - duration_ps, end_ps
 
     def duration(self, items: list[Item]) -> int:
-        """As `StepTable` says; drafts to be verified are a chunk."""
+        """As `StepTable` says; a request whose drafts are verified is a decode of several tokens in a mixed step."""
         step = self.replica.step
-        contexts = [item.context for item in items if item.tokens == 1]
-        chunks = [(item.tokens, item.context) for item in items if item.tokens > 1]
-        n, s = len(contexts), sum(contexts)
+        contexts = [item.context for item in items if item.tokens == 1 or item.drafts]
+        chunks = [(item.tokens, item.context) for item in items if item.tokens > 1 and not item.drafts]
+        n, s, tokens = len(contexts), sum(contexts), sum(item.tokens for item in items)
         attention = step.context_ps_per_token * s + step.window_ps_per_token * min(s, n * step.window_tokens)
-        if not chunks:
+        if tokens == n:
             return int(step.decode_ps[n]) + attention
         return (
-            int(step.mixed_ps[n + sum(m for m, _ in chunks)])
-            + step.sequence_ps * (n + len(chunks))
+            int(step.mixed_ps[tokens])
+            + step.sequence_ps * len(items)
             + attention
             + step.prefill_ps_per_pair * sum(m * (2 * x + m) for m, x in chunks)
             + step.prefill_context_ps_per_token * sum(x for _, x in chunks)

@@ -47,6 +47,8 @@ class Pool:
             agreed = length
             for group, window in enumerate(self.windows):
                 length = self.longest(row, group, window, length)
+        if self.drops_last_hit and length:
+            length -= 1
         row.junction = max(alone) if max(alone) > length else 0
         return [self.hits(row, group, window, length) for group, window in enumerate(self.windows)]
 
@@ -56,7 +58,7 @@ class Pool:
             length = 0
             while length < limit and (group, row.key(length)) in self.by_key:
                 length += 1
-            return length - 1 if self.drops_last_hit and length else length
+            return length
         needed, contiguous = self.span(window), 0
         for index in reversed(range(limit)):
             contiguous = contiguous + 1 if (group, row.key(index)) in self.by_key else 0

@@ -19,7 +19,7 @@ DRAFT_SLOTS = {"draft_model": 1}  # of the input budget, for each scheduled requ
 @dataclass(eq=False)
 class Row:
     number: int
-    name: str  # breaks ties of priority and arrival, as text
+    tie: str | int  # orders equals of priority and arrival: its name as text, else its number
     arrive_ps: int
     isl: int
     outputs: int  # tokens that will come out
@@ -66,9 +66,9 @@ class Row:
         return self.isl + self.emitted
 
     @property
-    def key_of(self) -> tuple[int, float, str]:
+    def rank(self) -> tuple[int, int, str | int]:
         """Who comes first under priority scheduling."""
-        return self.priority, self.arrive_ps, self.name
+        return self.priority, self.arrive_ps, self.tie
 
     def key(self, index: int) -> object:
         """The key of its index-th block: an id, or something nobody else has."""
@@ -108,7 +108,7 @@ def make_row(requests: Requests, replica: Replica, number: int, names: Sequence[
     osl = int(requests.osl_tokens[number])
     row = Row(
         number=number,
-        name=str(number) if names is None else names[number],
+        tie=number if names is None else names[number],
         arrive_ps=round(float(requests.arrive_s[number]) * PS_PER_S),
         isl=isl,
         outputs=min(osl, max_tokens, settings.max_model_len - isl),

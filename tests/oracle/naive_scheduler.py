@@ -67,7 +67,7 @@ class Queue:
         return len(self.rows)
 
     def head(self) -> Row:
-        return min(self.rows, key=lambda row: row.key_of) if self.by_priority else self.rows[0]
+        return min(self.rows, key=lambda row: row.rank) if self.by_priority else self.rows[0]
 
 
 class Scheduler:
@@ -281,12 +281,12 @@ class Scheduler:
         """Section 2c."""
         skipped: list[tuple[Queue, Row]] = []
         while call.tokens > 0 and call.inputs > self.draft_slots and len(self.running) < self.limit:
-            queue = self.holding if self.holding else self.waiting
-            if not queue:
+            queue = self.next_queue()
+            if queue is None:
                 break
             row = queue.head()
             if self.must_skip(row, call):
-                skipped.append((queue, row))
+                skipped.append((queue if self.rules.holding_queue else self.holding, row))
             elif not self.try_admit(row, call):
                 break
             queue.rows.remove(row)
@@ -294,6 +294,13 @@ class Scheduler:
             self.capacity_bound = self.waits > 0
         for queue, row in reversed(skipped):
             queue.rows.appendleft(row)
+
+    def next_queue(self) -> Queue | None:
+        """Those whose KV has come go first; before 0.32, whoever was skipped before (the sooner, under priority)."""
+        queues = [queue for queue in (self.holding, self.waiting) if queue]
+        if len(queues) == 2 and self.waiting.by_priority and not self.rules.holding_queue:  # noqa: PLR2004 - both
+            return min(queues, key=lambda queue: queue.head().rank)
+        return queues[0] if queues else None
 
     def must_skip(self, row: Row, call: Call) -> bool:
         if row.state == "loading" or row.fly > 0:
@@ -378,8 +385,13 @@ class Scheduler:
         return True
 
     def reserve(self) -> int:
-        """Blocks that prefills and loads under way will still need."""
-        return sum(self.pool.lacks(row, row.known) for row in self.running if row.is_chunk)
+        """Blocks that prefills and loads under way will still take, with the drafts of one step."""
+        loading = [row for row in self.holding.rows if row.state == "loading"]
+        return sum(
+            self.pool.lacks(row, min(row.known + self.lookahead, self.settings.max_model_len))
+            for row in self.running + loading
+            if row.nc < row.known or row.state == "loading"
+        )
 
     def loaded(self, row: Row) -> None:
         if row.state == "ended":
