@@ -35,6 +35,7 @@ from headway.types import (
     PrefixRuns,
     Replica,
     Requests,
+    SglangSettings,
     Speculation,
     StepTable,
 )
@@ -211,6 +212,8 @@ def swap(one: int, other: int) -> Callable[[list[Line]], None]:
         (put({"a": 1}, 0, "cost_ns"), "line 1, cost_ns", "an object with a, b, c, d or null"),
         (put(None, 0, "cost_ns"), "line 1, cost_ns", "either cost_ns or step_ps"),
         (put([["swa", 2]], 0, "kv_groups"), "line 1, kv_groups", "[kind, layers, window]"),
+        (put("vlm", 0, "engine"), "line 1, settings.engine", "no policy of 'vlm' (did you mean 'vllm'?)"),
+        (put({"x": 1}, 0, "own"), "line 1, own.x", "no such setting of this engine"),
         (put({"kv_transfer_config": {}}, 0, "engine_args"), "line 1, engine_args", "with a kv_role"),
         (put(3, 0, "n_requests"), "line 1, n_requests", "3, but the file has 2 rows of type 'req'"),
         (put(2, 0, "n_steps"), "line 1, n_steps", "2, but the file has 3 rows of type 'step'"),
@@ -412,6 +415,25 @@ def test_speculation_transfers_and_groups_are_written(tmp_path: Path) -> None:
     assert back.replica.kv_transfer == replica.kv_transfer
     assert back.requests.remote_prefill is not None and back.requests.remote_prefill.tolist() == [True, False, False]
     assert back.requests.hold_s is not None and back.requests.hold_s[1] == 4e-12
+
+
+def test_settings_of_another_engine_are_written(tmp_path: Path) -> None:
+    own = SglangSettings(chunked_prefill_size=8, schedule_policy="lpm", schedule_conservativeness=0.5)
+    settings = replace(own_replica().settings, engine="sglang", version="0.5.5", block_size=1, own=own)
+    schedule = schedule_of(own_requests(), own_replica(settings=settings), name="own")
+    path = tmp_path / "own.jsonl"
+    small = read_rows(SMALL)
+    results = tuple(small.results[0] | {"id": name} for name in schedule.ids)
+    write_rows(replace(schedule.rows, meta=schedule.meta | {"totals": small.meta["totals"]}, results=results), path)
+    back = read_schedule(path)
+    assert replace(back.replica.settings, gpu_memory_utilization=0.9) == settings
+    assert back.requests.prefix is not None and back.requests.prefix.block_tokens == 4, "finer than a page of SGLang"
+    for name, value, words in (("schedule_policy", 3, "something like 'fcfs'"), ("prefill_max_requests", "x", "None")):
+        bad = schedule.meta | {"totals": small.meta["totals"], "own": {name: value}}
+        write_rows(replace(schedule.rows, meta=bad, results=results), path)
+        with pytest.raises(InputError, match=f"line 1, own.{name}: expected something like") as refused:
+            read_schedule(path)
+        assert words in str(refused.value)
 
 
 def test_stop_tokens_for_all_or_none() -> None:

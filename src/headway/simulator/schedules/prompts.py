@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,8 @@ def schedule_of(requests: Requests, replica: Replica, *, name: str, description:
 def _meta(requests: Requests, replica: Replica) -> Row:
     settings, speculation, transfer = replica.settings, replica.speculation, replica.kv_transfer
     role = {"kv_transfer_config": {"kv_role": transfer.kv_role}} if transfer else {}
+    # the others compare prompts token by token, so that the workload's blocks are what decides
+    finer = {"block_tokens": requests.prefix.block_tokens} if requests.prefix and settings.engine != "vllm" else {}
     return {
         "type": "meta",
         "format": 1,
@@ -62,6 +64,8 @@ def _meta(requests: Requests, replica: Replica) -> Row:
         "description": "",
         "engine": settings.engine,
         "vllm": settings.version,
+        **({"own": asdict(settings.own)} if settings.own else {}),
+        **finer,
         "engine_args": role,
         "effective": effective_of(replica),
         "num_gpu_blocks": replica.num_gpu_blocks + 1,

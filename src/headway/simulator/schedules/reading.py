@@ -128,7 +128,7 @@ def prefix_of(meta: Row, rows: Sequence[Row]) -> PrefixRuns | None:
         return None
     return number_blocks(
         rows,
-        block_size=effective["block_size"],
+        block_size=meta.get("block_tokens", effective["block_size"]),
         lookahead_tokens=effective["num_hash_lookahead_tokens"] or 0,
         max_model_len=effective["max_model_len"],
         stops=meta["stop"] == "eos",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.errors import InputError
+from headway.errors import InputError, nearest
 from headway.simulator.checks import check_replica
+from headway.simulator.policies import POLICIES, check_engine
 from headway.types import EngineSettings, KvGroup, KvTransfer, Replica, Speculation, StepTable
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def replica_of(meta: Row, path: str | Path) -> Replica:
         scheduling_policy=effective["policy"],
         engine=meta.get("engine", "vllm"),
         version=meta["vllm"],
+        own=_own(meta, path),
     )
     groups = meta["kv_groups"] or ()
     replica = Replica(
@@ -67,9 +69,10 @@ def replica_of(meta: Row, path: str | Path) -> Replica:
         kv_transfer=_transfer(meta, tick_ps),
     )
     try:
+        check_engine(replica)
         check_replica(replica)
     except InputError as error:
-        raise InputError(error.problem, file=path, place=f"line 1, {error.place}") from None
+        raise InputError(error.problem, file=path, place=f"line 1, {error.place}", hint=error.hint) from None
     for name, value in implied(replica).items():
         if effective[name] not in (None, value):
             raise InputError(
@@ -78,6 +81,27 @@ def replica_of(meta: Row, path: str | Path) -> Replica:
                 place=f"line 1, effective.{name}",
             )
     return replica
+
+
+def _own(meta: Row, path: str | Path) -> Any:
+    """The settings that only this engine has; None for its defaults."""
+    given, policy = meta.get("own"), POLICIES.get(meta.get("engine", "vllm"))
+    if given is None or policy is None:  # `check_engine` names the engines there are
+        return None
+    usual = {field.name: field.default for field in fields(policy.own)} if is_dataclass(policy.own) else {}
+    for name, value in given.items():
+        place = f"line 1, own.{name}"
+        if name not in usual:
+            raise InputError("no such setting of this engine", file=path, place=place, hint=nearest(name, usual))
+        if not _is_like(value, usual[name]):
+            raise InputError(f"expected something like {usual[name]!r}, got {value!r}", file=path, place=place)
+    return policy.own(**given)
+
+
+def _is_like(value: object, usual: object) -> bool:
+    if usual is None:
+        return value is None or type(value) is int
+    return type(value) is type(usual) or (type(usual) is float and type(value) is int)
 
 
 def _transfer(meta: Row, tick_ps: int) -> KvTransfer | None:
