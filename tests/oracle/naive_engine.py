@@ -17,8 +17,8 @@ from headway.simulator.records import Step, Transfer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from naive_batch import Batch, Item
     from naive_rows import Row
-    from naive_scheduler import Batch, Item
 
     from headway.types import Replica
 

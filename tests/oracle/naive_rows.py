@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,7 @@ def make_row(requests: Requests, replica: Replica, number: int, names: Sequence[
 
     def moment(column: str) -> int | None:
         seconds = cell(column, float("nan"))
-        return None if seconds != seconds else round(seconds * PS_PER_S)
+        return None if math.isnan(seconds) else round(seconds * PS_PER_S)
 
     settings, isl = replica.settings, int(requests.isl_tokens[number])
     max_tokens = int(cell("max_tokens", int(requests.osl_tokens[number])))

@@ -6,10 +6,9 @@ a request's computed tokens towards the number of its known tokens.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from naive_batch import Batch, Call, Item, Queue
 from naive_pool import Pool
 from naive_rows import DRAFT_SLOTS, Row, ceil_div
 from naive_rules import rules_of
@@ -18,56 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from headway.types import Replica
-
-
-@dataclass(eq=False)
-class Item:
-    """A request's part in a batch."""
-
-    row: Row
-    tokens: int
-    drafts: int = 0
-    context: int = 0  # computed tokens before
-    is_admission: bool = False
-    preemptions: int = 0  # of the request so far: if it has more when the output comes, the output is stale
-    samples: bool = False  # nothing known is left to compute: the model returns tokens
-    produced: int = 0  # so many
-
-
-@dataclass(eq=False)
-class Batch:
-    number: int
-    items: list[Item]
-    admitted: list[tuple[Row, int]]
-    preempted: list[Row]
-
-
-@dataclass(eq=False)
-class Call:
-    """What one call of the scheduler has decided so far."""
-
-    tokens: int  # budget of scheduled tokens
-    inputs: int  # budget of the model's inputs: scheduled tokens and draft slots
-    threshold: int  # largest part of a prompt in one step; 0: any
-    is_held: bool  # no prefill in this step
-    items: dict[Row, Item] = field(default_factory=dict)
-    admitted: list[tuple[Row, int]] = field(default_factory=list)
-    preempted: list[Row] = field(default_factory=list)
-    has_prefill: bool = False
-
-
-class Queue:
-    """Waiting requests: in order of arrival, the preempted in front; or by priority."""
-
-    def __init__(self, by_priority: bool) -> None:
-        self.by_priority = by_priority
-        self.rows: deque[Row] = deque()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def head(self) -> Row:
-        return min(self.rows, key=lambda row: row.rank) if self.by_priority else self.rows[0]
 
 
 class Scheduler:
@@ -298,7 +247,7 @@ class Scheduler:
     def next_queue(self) -> Queue | None:
         """Those whose KV has come go first; before 0.32, whoever was skipped before (the sooner, under priority)."""
         queues = [queue for queue in (self.holding, self.waiting) if queue]
-        if len(queues) == 2 and self.waiting.by_priority and not self.rules.holding_queue:  # noqa: PLR2004 - both
+        if len(queues) == 2 and self.waiting.by_priority and not self.rules.holding_queue:
             return min(queues, key=lambda queue: queue.head().rank)
         return queues[0] if queues else None
 
@@ -409,7 +358,9 @@ class Scheduler:
     def settle(self, batch: Batch, call: Call) -> None:
         """Section 2e: what was scheduled counts as computed at once."""
         if batch.items:
-            self.since_prefill = 0 if call.has_prefill else None if self.since_prefill is None else self.since_prefill + 1
+            self.since_prefill = (
+                0 if call.has_prefill else None if self.since_prefill is None else self.since_prefill + 1
+            )
         for item in batch.items:
             row = item.row
             item.context, item.preemptions = row.nc, row.preemptions
