@@ -181,25 +181,30 @@ def test_blocks_have_one_number_exactly_where_all_tokens_agree(
 def own_runs(draw: st.DrawFn) -> tuple[Requests, Replica]:
     """Sessions whose turns repeat what was said before, in blocks of their own size, on a small replica."""
     size, block_size = draw(st.sampled_from([(4, 4), (8, 4), (2, 4), (16, 4)]))
-    isl, osl, first, counts = [], [], [], []
+    isl, osl, first, counts, adapters = [], [], [], [], []
     next_id = 0
     for _ in range(draw(st.integers(1, 4))):
-        history, base = 0, next_id
+        history, base, adapter = 0, next_id, draw(st.integers(-1, 1))
         for _ in range(draw(st.integers(1, 3))):
             isl.append(history + draw(st.integers(1, 12)))
             osl.append(draw(st.integers(1, 9)))
             history = isl[-1] + osl[-1]
             first.append(base)
             counts.append(history // size)
+            adapters.append(adapter)
         next_id = base + history // size + 1
     count = len(isl)
     ragged = {"offsets": np.arange(count + 1), "first_ids": np.array(first), "counts": np.array(counts)}
+    arrive_s = np.cumsum(np.array(draw(st.lists(st.floats(0, 1e-7), min_size=count, max_size=count))))
+    patience_s = draw(st.lists(st.one_of(st.just(np.nan), st.floats(0, 1e-7)), min_size=count, max_size=count))
     requests = Requests(
-        arrive_s=np.cumsum(np.array(draw(st.lists(st.floats(0, 1e-7), min_size=count, max_size=count)))),
+        arrive_s=arrive_s,
         isl_tokens=np.array(isl),
         osl_tokens=np.array(osl),
         prefix=PrefixRuns(block_tokens=size, **ragged),
         priority=np.array(draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))),
+        adapter_id=np.array(adapters),
+        abort_s=arrive_s + np.array(patience_s),
         max_tokens=np.array(osl) + draw(st.sampled_from([0, 5])),
     )
     engine = EngineSettings(
