@@ -123,4 +123,13 @@ class Sync(_Recording, Scheduler):
 
 
 class Async(_Recording, AsyncScheduler):
-    """vLLM's asynchronous scheduler, recorded."""
+    """vLLM's asynchronous scheduler, recorded.
+
+    vLLM switches asynchronous scheduling off for CPUs. By now its workers have started without it, and only its loop,
+    which asks next how many batches may be in flight, and its scheduler see it on: both are then vLLM's own, and the
+    workers run the batches they are sent one after the other.
+    """
+
+    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        vllm_config.scheduler_config.async_scheduling = True
+        super().__init__(vllm_config, *args, **kwargs)

@@ -171,10 +171,10 @@ def as_rows(walk: Walk, *, name: str, description: str, version: str) -> Rows:
     """
     seen = list(walk.seen.values())
     _set_apart(seen, ranked=walk.config["policy"] == "priority")
+    stop = _stop(seen)
     names = [f"r{row:03}" for row in range(len(seen))]
     prompts = told_apart(names, [one.prompt for one in seen], [one.tokens for one in seen])
     requests = tuple(_request(*each) for each in zip(names, seen, prompts, strict=True))
-    stop = _stop(seen)
     meta = _meta(walk.config, stop=stop, name=name, description=description, version=version)
     replica = replica_of(meta, name)
     schedule = Schedule(

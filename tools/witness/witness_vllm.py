@@ -48,7 +48,6 @@ def command(scenario: Scenario, mode: str, port: int) -> list[str]:
         *("--model", str(VLLM.folder / "model"), "--served-model-name", "witness", "--dtype", "bfloat16"),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--block-size", "32"),
         *("--scheduler-cls", f"recording_scheduler.{mode.capitalize()}"),
-        "--async-scheduling" if mode == "async" else "--no-async-scheduling",
         "--enable-logging-iteration-details",
         *scenario.arguments,
     ]
