@@ -37,6 +37,16 @@ def _bars(axes: Axes, bars: Iterable[Bar], lane: float, height: float, **style: 
     axes.broken_barh(list(bars), (lane - height / 2, height), **style)
 
 
+def _lanes_in(count: int, each_in: float) -> float:
+    """Return the height of a panel with so many lanes, in inches: beyond a page's height they are drawn thinner."""
+    return min(each_in * count, 9.0)
+
+
+def _name_lanes(axes: Axes, names: Sequence[str]) -> None:
+    every = len(names) // 40 + 1
+    axes.set(yticks=range(0, len(names), every), yticklabels=names[::every])
+
+
 # --- timeline -------------------------------------------------------------------------------------------
 
 
@@ -62,19 +72,19 @@ def timeline(recording: Recording, first: int, steps: int, *, line: bool = False
         return shades(tokens / recording.budget_tokens)
 
     with drawing():
-        figure = _figure(0.26 * len(seen) + 2.9 + 1.3 * line)
-        panels = figure.subplots(2 + line, 1, sharex=True, height_ratios=[0.26 * len(seen) + 0.4, 1.5] + [1.3] * line)
+        lanes_in = _lanes_in(len(seen), 0.26)
+        figure = _figure(lanes_in + 2.9 + 1.3 * line)
+        panels = figure.subplots(2 + line, 1, sharex=True, height_ratios=[lanes_in + 0.4, 1.5] + [1.3] * line)
         figure.suptitle(f"{recording.title}: batches {window[0]} to {window[-1]}", x=0.01, ha="left", fontsize=12)
         _lanes(panels[0], recording, window, seen, shade)
         _budget(panels[1], recording, window, shade)
         if line:
+            _name_lanes(panels[0], [f"{one}: {recording.prompt_blocks(one)}" for one in seen])
+            panels[0].set_ylabel("request: blocks of its prompt")
             _blocks(panels[2], recording, window)
         begin, end = _span(recording, window)
         panels[0].set_xlim(begin - 0.01 * (end - begin), end + 0.005 * (end - begin))
         panels[-1].set_xlabel("time (ms)")
-        if line:
-            names = [f"{one}: {recording.prompt_blocks(one)}" for one in seen]
-            panels[0].set(yticks=range(len(seen)), yticklabels=names, ylabel="request: blocks of its prompt")
         figure.colorbar(scale, cax=panels[0].inset_axes((1.012, 0, 0.016, 1)), label="prefill chunk (tokens)")
         figure.align_ylabels()
     return figure
@@ -107,11 +117,12 @@ def _lanes(axes: Axes, recording: Recording, window: range, seen: Sequence[str],
         if one in lane:
             colour = shade(tokens) if kind == "prefill" else _COLOURS[kind]
             height = 0.4 if kind == "decode" else 0.8
-            _bars(axes, bars, lane[one], height, color=colour, ec="white", lw=0.5)
+            _bars(axes, bars, lane[one], height, color=colour, ec="white", lw=min(0.5, 9 / len(seen)))
     for one, result in recording.results.items():
         if one in lane:
             _moments(axes, recording, lane[one], result)
-    axes.set(ylim=(len(seen) - 0.4, -0.6), yticks=range(len(seen)), yticklabels=seen, ylabel="request")
+    axes.set(ylim=(len(seen) - 0.4, -0.6), ylabel="request")
+    _name_lanes(axes, seen)
     axes.grid(visible=False, axis="y")
     handles = [
         Line2D([], [], color=INK, marker=">", ls="", ms=5, label="arrival"),
@@ -194,8 +205,9 @@ def storm(recordings: Sequence[Recording]) -> Figure:
     """Draw who runs, waits and is thrown back in the first recording, and what it costs in all of them."""
     first = recordings[0]
     with drawing():
-        figure = _figure(0.085 * len(first.requests) + 5.9)
-        ratios = [0.085 * len(first.requests) + 0.5, 1.1, 1.0, 1.5]
+        lanes_in = _lanes_in(len(first.requests), 0.085)
+        figure = _figure(lanes_in + 5.9)
+        ratios = [lanes_in + 0.5, 1.1, 1.0, 1.5]
         lanes, queue, free, again = figure.subplots(4, 1, sharex=True, height_ratios=ratios)
         figure.suptitle(first.title, x=0.01, ha="left", fontsize=12)
         _storm_lanes(lanes, first)
@@ -299,23 +311,28 @@ def flight(recordings: Sequence[Recording], begin: float, end: float) -> Figure:
         end: of the window, in milliseconds.
     """
     with drawing():
-        figure = _figure(2.5 * len(recordings) + 0.5)
-        panels = figure.subplots(len(recordings), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, recording in zip(panels, recordings, strict=True):
-            _flight(axes, recording, begin, end)
+        windows = [_during(recording, begin, end) for recording in recordings]
+        heights = [_lanes_in(len(seen) + 2, 0.52) + 0.42 for _, seen in windows]
+        figure = _figure(sum(heights) + 0.5)
+        panels = figure.subplots(len(recordings), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, recording, window in zip(panels, recordings, windows, strict=True):
+            _flight(axes, recording, window, begin, end)
         panels[0].set_xlim(begin, end)
         panels[-1].set_xlabel("time (ms)")
         _flight_legend(figure)
     return figure
 
 
-def _flight(axes: Axes, recording: Recording, begin: float, end: float) -> None:
-    window = [
-        i
-        for i, (t, e) in enumerate(zip(recording.column("t"), recording.column("e"), strict=True))
-        if e > begin and t < end
-    ]
-    seen = [one for one in recording.requests if any(s.request == one for i in window for s in recording.slots[i])]
+def _during(recording: Recording, begin: float, end: float) -> tuple[list[int], list[str]]:
+    """Return the batches that were scheduled or ran in a window, and the requests in them."""
+    times = zip(recording.column("t"), recording.column("e"), strict=True)
+    window = [i for i, (called, stop) in enumerate(times) if stop > begin and called < end]
+    ran = {slot.request for i in window for slot in recording.slots[i]}
+    return window, [one for one in recording.requests if one in ran]
+
+
+def _flight(axes: Axes, recording: Recording, during: tuple[list[int], list[str]], begin: float, end: float) -> None:
+    window, seen = during
     lane = {one: 2 + i for i, one in enumerate(seen)}
     for i in window:
         _batch(axes, recording, i, lane, begin, end)
@@ -324,8 +341,8 @@ def _flight(axes: Axes, recording: Recording, begin: float, end: float) -> None:
     flying = recording.settings["batch_queue_size"]
     ends = "a stop token" if recording.rows.meta["stop"] == "eos" else "their length"
     axes.set_title(f"{recording.title}: batches in flight {flying}, requests end by {ends}", fontsize=10)
-    names = ["batch scheduled,\nnot yet running", "batch running", *(f"request {one}" for one in seen)]
-    axes.set(ylim=(len(seen) + 1.6, -0.75), yticks=range(len(names)), yticklabels=names)
+    axes.set_ylim(len(seen) + 1.6, -0.75)
+    _name_lanes(axes, ["batch scheduled,\nnot yet running", "batch running", *(f"request {one}" for one in seen)])
     axes.grid(visible=False)
 
 
@@ -354,9 +371,10 @@ def _arrival(axes: Axes, recording: Recording, one: str, lane: int, begin: float
     """Mark an arrival and how long its first batch let it wait; and a last token."""
     result = recording.results[one]
     came, began = recording.at(result["arr"]), recording.at(result["start"])
+    if came < end and began > begin:
+        _bars(axes, [(came, began - came)], lane, 0.14, color=_WAIT, lw=0)
     if begin < came < end:
         axes.axvline(came, color=INK, lw=0.8, ls=":")
-        _bars(axes, [(came, began - came)], lane, 0.14, color=_WAIT, lw=0)
         axes.plot([came], [lane], marker=">", color=INK, ms=6)
         axes.text((came + began) / 2, lane - 0.2, f"{began - came:.1f} ms", ha="center", va="bottom", fontsize=9)
     if result["fin"] is not None and begin < (over := recording.at(result["fin"])) < end:
