@@ -1,4 +1,4 @@
-"""What the naive twin's scheduler decides: a request's part in a batch, the batch, the call that forms it; its queues."""
+"""What the naive twin's scheduler works with: a request's part in a batch, the batch, the call, the queues."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class NaiveEngine:
             before_ps = self.now_ps
             did_something = yield from self.step()
             idle_calls = 0 if did_something or self.now_ps > before_ps else idle_calls + 1
-            if idle_calls > 2 * self.scheduler.in_flight + 2:
+            if idle_calls > 2 * self.scheduler.limits.in_flight + 2:
                 idle_calls = 0
                 yield Sleep(self.next_transfer_ps(), is_idle=True)
 
@@ -113,7 +113,7 @@ class NaiveEngine:
             flight = self.launch()
             was_something = bool(flight.batch.items or flight.batch.preempted or scheduler.started_loads)
             self.flights.append(flight)
-            if len(self.flights) < scheduler.in_flight and (flight.batch.items or scheduler.has_requests):
+            if len(self.flights) < scheduler.limits.in_flight and (flight.batch.items or scheduler.has_requests):
                 return was_something
         if self.flights:
             flight = self.flights[0]
@@ -199,9 +199,9 @@ class NaiveEngine:
         """Process the output of a batch at its end; KV that has come by then is reported with it."""
         batch, scheduler = flight.batch, self.scheduler
         ended = scheduler.process(batch, self.now_ps)
-        for row in ended:
-            if row.reason == "length" and row.hold_ps is not None:
-                self.transfers.append(self.transfer(row, "send", self.now_ps + row.hold_ps, 0))
+        for until_ps, row in scheduler.held:
+            if row in ended:
+                self.transfers.append(self.transfer(row, "send", until_ps, 0))
         self.report(flight)
         if batch.items:
             self.steps += 1

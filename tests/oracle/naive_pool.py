@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from naive_rows import Row
-    from naive_rules import Rules
+    from naive_rules import Limits
+
+    from headway.types import Replica
 
 
 @dataclass(eq=False)
@@ -24,19 +26,26 @@ class Block:
     refs: int = 0
 
 
+#: the blocks of a request in one group, in the order of its tokens; None: outside the window, and gone
+Table = list[Block | None]
+
+
 class Pool:
-    def __init__(self, number: int, block_size: int, caching: bool, windows: list[int | None], rules: Rules) -> None:
-        self.free: OrderedDict[Block, None] = OrderedDict((Block(), None) for _ in range(number))
-        self.total = number
-        self.block_size, self.caching, self.windows, self.rules = block_size, caching, windows, rules
-        self.lookahead = 0  # tokens after a block that are part of its key
-        self.drops_last_hit = False
+    def __init__(self, replica: Replica, limits: Limits) -> None:
+        self.free: OrderedDict[Block, None] = OrderedDict((Block(), None) for _ in range(replica.num_gpu_blocks))
+        self.total = replica.num_gpu_blocks
+        self.block_size = replica.settings.block_size
+        self.caching = replica.settings.enable_prefix_caching
+        self.windows = [group.window_tokens for group in replica.kv_groups] or [None]
+        # tokens not yet processed that an admission may have to hold beside a window
+        self.in_flight_tokens = limits.in_flight * replica.settings.max_num_batched_tokens
+        self.limits, self.rules = limits, limits.rules
         self.by_key: dict[object, list[Block]] = {}  # in order of registration
         self.deferred: deque[tuple[int, list[Block]]] = deque()  # (until this batch is processed, released)
 
     # --- the prefix cache -----------------------------------------------------------------------------
 
-    def lookup(self, row: Row) -> list[list[Block | None]]:
+    def lookup(self, row: Row) -> list[Table]:
         """The longest prefix all groups have, at most all but its last token: blocks by group."""
         if not self.caching:
             return [[] for _ in self.windows]
@@ -47,7 +56,7 @@ class Pool:
             agreed = length
             for group, window in enumerate(self.windows):
                 length = self.longest(row, group, window, length)
-        if self.drops_last_hit and length:
+        if self.limits.drops_last_hit and length:
             length -= 1
         row.junction = max(alone) if max(alone) > length else 0
         return [self.hits(row, group, window, length) for group, window in enumerate(self.windows)]
@@ -66,7 +75,7 @@ class Pool:
                 return index + needed
         return contiguous  # a run from the very beginning needs nothing before it
 
-    def hits(self, row: Row, group: int, window: int | None, length: int) -> list[Block | None]:
+    def hits(self, row: Row, group: int, window: int | None, length: int) -> Table:
         begin = 0 if window is None else max(0, length - self.span(window))
         return [None] * begin + [self.by_key[group, row.key(index)][0] for index in range(begin, length)]
 
@@ -74,7 +83,7 @@ class Pool:
         """Give full blocks their keys; several blocks may have the same, the first still there is used."""
         if not self.caching:
             return
-        full = min(computed // self.block_size, (row.known - self.lookahead) // self.block_size)
+        full = min(computed // self.block_size, (row.known - self.limits.key_lookahead) // self.block_size)
         for group, table in enumerate(row.tables):
             for index in range(row.registered[group], min(full, len(table))):
                 block = table[index]
@@ -101,7 +110,7 @@ class Pool:
 
     # --- blocks in, blocks out ------------------------------------------------------------------------
 
-    def touch(self, hits: list[Block | None]) -> None:
+    def touch(self, hits: Table) -> None:
         for block in hits:
             if block is not None:
                 if block.refs == 0:
@@ -159,15 +168,17 @@ class Pool:
                 table[index] = None
             self.give_back(gone)
 
-    def missing(self, tokens: int, tables: list[list[Block | None]], most: int | None) -> int:
+    def missing(self, tokens: int, tables: list[Table], *, in_all: bool) -> int:
         """Blocks an admission takes from the free list so that its tables hold so many tokens.
 
-        Unreferenced hits leave the list too. `most`: the largest number of blocks asked for in a group with a window.
+        Unreferenced hits leave the list, too. `in_all`: asked for the sake of all it knows, where a group with a window
+        never needs more than the window and what is in flight; else for the tokens of this step.
         """
         number = 0
         for table, window in zip(tables, self.windows, strict=True):
-            lacking = max(0, ceil_div(tokens, self.block_size) - len(table))
-            if window is not None and most is not None:
+            lacking = max(0, ceil_div(tokens, self.block_size) - len(table))  # blocks out of the window count as there
+            if window is not None and in_all:
+                most = ceil_div(window - 1 + self.in_flight_tokens, self.block_size) + 1
                 lacking = max(0, min(lacking, most - sum(block is not None for block in table)))
             number += lacking + sum(block is not None and block.refs == 0 for block in table)
         return number

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from headway.types import PrefixRuns, Replica, Requests
 
 PS_PER_S = 1e12
-DRAFT_SLOTS = {"draft_model": 1}  # of the input budget, for each scheduled request; other methods: none
 
 
 @dataclass(eq=False)

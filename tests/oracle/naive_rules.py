@@ -1,8 +1,12 @@
-"""What differs between versions of vLLM's scheduler: the switches of the naive twin, one reason to each."""
+"""What differs between versions of vLLM's scheduler, and what a replica's settings come to under its version."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headway.types import Replica
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +54,37 @@ def rules_of(version: str) -> Rules:
     if number >= (0, 20):
         return Rules(**at_0_20)
     return Rules(**at_0_20, has_full_isl_gate=False)
+
+
+class Limits:
+    """The settings that take some working out."""
+
+    def __init__(self, replica: Replica) -> None:
+        settings, speculation, transfer = replica.settings, replica.speculation, replica.kv_transfer
+        rules = self.rules = rules_of(settings.version)
+        self.seats = settings.max_num_seqs
+        if settings.max_num_active_seqs is not None and rules.has_active_limit:
+            self.seats = settings.max_num_active_seqs
+        self.tokens = settings.max_num_batched_tokens
+        if settings.max_num_scheduled_tokens is not None:
+            self.tokens = settings.max_num_scheduled_tokens
+        # a share of the engine's own count of blocks, which has one that is never used
+        self.watermark = int(settings.watermark * (replica.num_gpu_blocks + 1)) if rules.has_watermark else 0
+        self.interval = settings.prefill_schedule_interval if rules.has_prefill_interval else 1
+        self.in_flight = self.batches_in_flight(settings.pipeline_parallel_size, settings.async_scheduling)
+        self.has_connector = transfer is not None
+        self.loads = transfer is not None and transfer.kv_role != "kv_producer"
+        self.defers_frees = self.loads and self.in_flight > 1
+        method = speculation.method if speculation else None
+        self.drafts = speculation.num_speculative_tokens if speculation else 0
+        self.draft_slots = int(method == "draft_model")  # of the input budget, for each scheduled request
+        self.lookahead = 0 if method == "ngram" else self.drafts  # tokens that get blocks before they are scheduled
+        is_hidden_state_method = method in ("eagle", "mtp")
+        looks_ahead = rules.hashes_look_ahead and transfer is None
+        self.key_lookahead = int(is_hidden_state_method and looks_ahead)
+        self.drops_last_hit = is_hidden_state_method and not looks_ahead
+
+    def batches_in_flight(self, stages: int, is_async: bool) -> int:
+        if stages == 1 or self.rules.one_more_batch:
+            return stages + int(is_async)
+        return stages

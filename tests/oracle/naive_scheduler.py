@@ -10,70 +10,35 @@ from typing import TYPE_CHECKING
 
 from naive_batch import Batch, Call, Item, Queue
 from naive_pool import Pool
-from naive_rows import DRAFT_SLOTS, Row, ceil_div
-from naive_rules import rules_of
+from naive_rules import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from naive_pool import Table
+    from naive_rows import Row
 
     from headway.types import Replica
 
 
 class Scheduler:
     def __init__(self, replica: Replica) -> None:
-        settings = self.settings = replica.settings
-        self.rules = rules_of(settings.version)
-        self.drafts = replica.speculation.num_speculative_tokens if replica.speculation else 0
-        self.draft_slots, self.lookahead = 0, 0
-        self.in_flight = self.batches_in_flight()
-        self.limit = settings.max_num_seqs
-        if settings.max_num_active_seqs is not None and self.rules.has_active_limit:
-            self.limit = settings.max_num_active_seqs
-        windows = [group.window_tokens for group in replica.kv_groups] or [None]
-        caching = settings.enable_prefix_caching
-        self.pool = Pool(replica.num_gpu_blocks, settings.block_size, caching, windows, self.rules)
-        # the engine's own count of blocks has one that is never used
-        watermark = settings.watermark if self.rules.has_watermark else 0
-        self.watermark = int(watermark * (replica.num_gpu_blocks + 1))
-        self.most_in_window = [self.window_bound(window) for window in windows]
-        transfer = replica.kv_transfer
-        self.loads = transfer is not None and transfer.kv_role != "kv_producer"
-        self.defers_frees = self.loads and self.in_flight > 1
-        if replica.speculation:
-            self.speculate(replica.speculation.method, has_connector=transfer is not None)
-        by_priority = settings.scheduling_policy == "priority"
+        self.settings = replica.settings
+        limits = self.limits = Limits(replica)
+        self.rules = limits.rules
+        self.pool = Pool(replica, limits)
+        self.by_priority = self.settings.scheduling_policy == "priority"
         self.running: list[Row] = []
-        self.waiting = Queue(by_priority)
-        self.holding = Queue(by_priority)  # those that own blocks: their KV is being loaded or has just come
-        self.calls = 0
-        self.batches = 0
-        self.processed = -1  # last batch processed
+        self.waiting = Queue(self.by_priority)
+        self.holding = Queue(self.by_priority)  # those that own blocks: their KV is being loaded or has just come
+        self.calls = 0  # of schedule, so far; each makes a batch, if only an empty one
+        self.processed = 0  # the last batch whose output was processed
         self.since_prefill: int | None = None  # executed steps since one with a prefill
         self.capacity_bound = False
         self.ended_since_call = False
         self.held: list[tuple[int, Row]] = []  # (until, ended request whose blocks are kept)
+        self.orphans: set[Row] = set()  # whose client hung up while their KV is being loaded
         self.started_loads: list[tuple[Row, int]] = []  # (request, tokens), by the last call
-
-    def speculate(self, method: str, *, has_connector: bool) -> None:
-        self.draft_slots = DRAFT_SLOTS.get(method, 0)
-        self.lookahead = 0 if method == "ngram" else self.drafts
-        if method in ("eagle", "mtp"):
-            looks_ahead = self.rules.hashes_look_ahead and not has_connector
-            self.pool.lookahead = int(looks_ahead)
-            self.pool.drops_last_hit = not looks_ahead
-
-    def batches_in_flight(self) -> int:
-        stages, is_async = self.settings.pipeline_parallel_size, self.settings.async_scheduling
-        if stages == 1 or (is_async and self.rules.one_more_batch):
-            return stages + int(is_async)
-        return stages
-
-    def window_bound(self, window: int | None) -> int | None:
-        """The most blocks of a window group that the admission gate asks for."""
-        if window is None:
-            return None
-        in_flight = self.in_flight * self.settings.max_num_batched_tokens
-        return ceil_div(window - 1 + in_flight, self.settings.block_size) + 1
 
     # --- from outside ---------------------------------------------------------------------------------
 
@@ -91,44 +56,46 @@ class Scheduler:
 
     @property
     def has_requests(self) -> bool:
-        """Whether another call makes sense; after an ending, one more tells the workers."""
-        return bool(self.unfinished or self.ended_since_call or self.held)
+        """Whether there is anything to call for: after an ending, to tell the workers; kept blocks, to have them back.
+
+        The recordings show the latter: a producer's empty batches go on, and return held blocks in their time, before
+        the next request arrives.
+        """
+        return bool(self.unfinished or self.ended_since_call or self.held or self.orphans)
 
     def end(self, row: Row, reason: str, now_ps: int) -> None:
         """An ending, by itself or by its client; its blocks may be needed for longer."""
-        was_loading = row.state == "loading"
+        if row.state == "loading":
+            self.orphans.add(row)
         for rows in (self.running, self.waiting.rows, self.holding.rows):
             if row in rows:
                 rows.remove(row)
         row.state, row.reason, row.end_ps = "ended", reason, now_ps
         self.ended_since_call = True
-        if reason == "length" and row.hold_ps is not None:
+        if self.limits.has_connector and reason == "length" and row.hold_ps is not None:
             self.held.append((now_ps + row.hold_ps, row))
-        elif not was_loading:
+        elif row not in self.orphans:
             self.release(row)
 
     def release(self, row: Row) -> None:
         is_in_flight = row.last_batch > self.processed
-        self.pool.release(row, row.last_batch if self.defers_frees and is_in_flight else None)
+        self.pool.release(row, row.last_batch if self.limits.defers_frees and is_in_flight else None)
 
     # --- one call -------------------------------------------------------------------------------------
 
     def schedule(self, now_ps: int) -> Batch:
         self.calls += 1
         self.started_loads = []
-        settings = self.settings
-        scheduled = settings.max_num_scheduled_tokens
         call = Call(
-            tokens=settings.max_num_batched_tokens if scheduled is None else scheduled,
-            inputs=settings.max_num_batched_tokens,
+            tokens=self.limits.tokens,
+            inputs=self.settings.max_num_batched_tokens,
             threshold=self.threshold(),
             is_held=self.holds_prefill(),
         )
         self.schedule_running(call)
         if not call.preempted:
             self.schedule_waiting(call)
-        batch = Batch(self.batches, list(call.items.values()), call.admitted, call.preempted)
-        self.batches += 1
+        batch = Batch(self.calls, list(call.items.values()), call.admitted, call.preempted)
         self.settle(batch, call)
         self.ended_since_call = False
         return batch
@@ -143,22 +110,24 @@ class Scheduler:
         return threshold
 
     def holds_prefill(self) -> bool:
-        """Section 2d: prefills come only in every so many steps, so that decodes are disturbed less."""
-        interval = self.settings.prefill_schedule_interval if self.rules.has_prefill_interval else 1
+        """Section 2d: prefills come only in every so many steps, so that decodes are disturbed less.
+
+        Being in the middle of a prefill is what `settle` found after a request's last step, here and elsewhere.
+        """
         return (
-            interval > 1
+            self.limits.interval > 1
             and self.since_prefill is not None
             and not self.capacity_bound
-            and self.since_prefill + 1 < interval
+            and self.since_prefill + 1 < self.limits.interval
             and any(not row.is_chunk for row in self.running)
         )
 
     # --- running requests -----------------------------------------------------------------------------
 
     def schedule_running(self, call: Call) -> None:
-        """Section 2a."""
+        """Section 2a. Nobody is passed over because somebody before was preempted."""
         for row in list(self.running):
-            if call.tokens <= 0 or call.inputs <= self.draft_slots:
+            if call.tokens <= 0 or call.inputs <= self.limits.draft_slots:
                 return
             tokens = self.next_tokens(row, call) if row.state == "running" else 0
             if tokens <= 0:
@@ -171,7 +140,7 @@ class Scheduler:
 
     @property
     def goes_on_after_self(self) -> bool:
-        return self.settings.scheduling_policy == "priority" and self.rules.goes_on_after_self
+        return self.by_priority and self.rules.goes_on_after_self
 
     def next_tokens(self, row: Row, call: Call) -> int:
         """Tokens of a running request in this step; 0: it is passed over."""
@@ -180,18 +149,18 @@ class Scheduler:
             return 0
         tokens = row.known + row.spec + row.ph - row.nc
         tokens = min(tokens, call.threshold) if call.threshold else tokens
-        tokens = min(tokens, call.tokens, call.inputs - self.draft_slots)
+        tokens = min(tokens, call.tokens, call.inputs - self.limits.draft_slots)
         return min(tokens, self.settings.max_model_len - row.nc - 1)
 
     def make_room(self, row: Row, tokens: int, call: Call) -> str:
         """Allocate, and preempt until it can be: "scheduled", "preempted itself" or "stop"."""
-        until = min(row.nc + tokens + self.lookahead, self.settings.max_model_len)
+        until = min(row.nc + tokens + self.limits.lookahead, self.settings.max_model_len)
         self.pool.leave_window(row, row.nc - row.fly)
         while self.pool.lacks(row, until) > len(self.pool.free):
             victim = self.running[-1]
-            if self.settings.scheduling_policy == "priority":
+            if self.by_priority:
                 victim = max(self.running, key=lambda one: (one.priority, one.arrive_ps))
-            if self.defers_frees and victim.last_batch > self.processed:
+            if self.limits.defers_frees and victim.last_batch > self.processed:
                 return "stop"
             self.preempt(victim, call)
             if victim is row:
@@ -205,7 +174,7 @@ class Scheduler:
         refund = call.items.pop(victim, None)
         if refund is not None:
             call.tokens += refund.tokens
-            call.inputs += refund.tokens + self.draft_slots
+            call.inputs += refund.tokens + self.limits.draft_slots
         self.release(victim)
         victim.state = "preempted"
         victim.nc = victim.ph = victim.spec = 0
@@ -222,14 +191,14 @@ class Scheduler:
     def put(self, call: Call, item: Item) -> None:
         call.items[item.row] = item
         call.tokens -= item.tokens
-        call.inputs -= item.tokens + self.draft_slots
+        call.inputs -= item.tokens + self.limits.draft_slots
 
     # --- waiting requests -----------------------------------------------------------------------------
 
     def schedule_waiting(self, call: Call) -> None:
         """Section 2c."""
         skipped: list[tuple[Queue, Row]] = []
-        while call.tokens > 0 and call.inputs > self.draft_slots and len(self.running) < self.limit:
+        while call.tokens > 0 and call.inputs > self.limits.draft_slots and len(self.running) < self.limits.seats:
             queue = self.next_queue()
             if queue is None:
                 break
@@ -239,7 +208,7 @@ class Scheduler:
             elif not self.try_admit(row, call):
                 break
             queue.rows.remove(row)
-        if not call.is_held:
+        if not call.is_held:  # the skipped do not count: they are not in the queues now
             self.capacity_bound = self.waits > 0
         for queue, row in reversed(skipped):
             queue.rows.appendleft(row)
@@ -247,7 +216,7 @@ class Scheduler:
     def next_queue(self) -> Queue | None:
         """Those whose KV has come go first; before 0.32, whoever was skipped before (the sooner, under priority)."""
         queues = [queue for queue in (self.holding, self.waiting) if queue]
-        if len(queues) == 2 and self.waiting.by_priority and not self.rules.holding_queue:
+        if len(queues) == 2 and self.by_priority and not self.rules.holding_queue:
             return min(queues, key=lambda queue: queue.head().rank)
         return queues[0] if queues else None
 
@@ -264,26 +233,26 @@ class Scheduler:
     def try_admit(self, row: Row, call: Call) -> bool:
         """Admit the head of a queue; False: it stays, and nobody behind it is tried."""
         tables, computed = row.tables, row.nc
-        if row.state != "loaded":
+        if row.state != "loaded":  # a prompt of one token has nothing computed even then
             tables = self.pool.lookup(row)
             computed = len(tables[0]) * self.settings.block_size
-            if self.loads and row.is_remote:
+            if self.limits.loads and row.is_remote:
                 return self.load(row, tables)
         tokens = row.known - computed
         if call.is_held and tokens > 1:
             return False
         drafts = self.padding(computed, tokens, call)
         tokens += drafts
-        budget = min(call.tokens, call.inputs - self.draft_slots)
+        budget = min(call.tokens, call.inputs - self.limits.draft_slots)
         if drafts and tokens > budget:
             return False
         tokens = min(tokens, call.threshold) if call.threshold else tokens
         if tokens > budget and not self.settings.enable_chunked_prefill:
             return False
         tokens = min(tokens, budget)
-        if not self.fits(row, tables, computed + tokens + self.lookahead, reserved=0):
+        if not self.fits(row, tables, computed + tokens + self.limits.lookahead, reserved=0):
             return False
-        self.give(row, tables, computed + tokens + self.lookahead)
+        self.give(row, tables, computed + tokens + self.limits.lookahead)
         self.pool.register(row, min(computed + tokens, row.known))
         call.has_prefill |= computed < row.known - 1
         row.state, row.nc = "running", computed
@@ -296,25 +265,24 @@ class Scheduler:
         """Fake drafts, so that the batch has one shape: of an admission that has nothing but its last token to do."""
         scheduled = [row for row, item in call.items.items() if not item.is_admission]
         pads = (
-            self.drafts > 0
+            self.limits.drafts > 0
             and tokens == 1
             and not any(row.is_chunk for row in scheduled)
             and (scheduled or computed > 0)
-            and computed + 1 + self.drafts + 1 <= self.settings.max_model_len
+            and computed + 1 + self.limits.drafts + 1 <= self.settings.max_model_len
         )
-        return self.drafts if pads else 0
+        return self.limits.drafts if pads else 0
 
-    def fits(self, row: Row, tables: list, until: int, *, reserved: int) -> bool:
+    def fits(self, row: Row, tables: list[Table], until: int, *, reserved: int) -> bool:
         """Section 3: the blocks of all it knows, then those of this step, beside what must stay free."""
-        free = len(self.pool.free) - (self.watermark if self.running else 0)
-        if self.settings.scheduler_reserve_full_isl and self.rules.has_full_isl_gate:
-            most = next((bound for bound in self.most_in_window if bound is not None), None)
-            if self.pool.missing(row.known, tables, most) > free:
-                return False
+        free = len(self.pool.free) - (self.limits.watermark if self.running else 0)
+        is_gated = self.settings.scheduler_reserve_full_isl and self.rules.has_full_isl_gate
+        if is_gated and self.pool.missing(row.known, tables, in_all=True) > free:
+            return False
         until = min(until, self.settings.max_model_len)
-        return self.pool.missing(until, tables, None) <= free - reserved
+        return self.pool.missing(until, tables, in_all=False) <= free - reserved
 
-    def give(self, row: Row, tables: list, until: int) -> None:
+    def give(self, row: Row, tables: list[Table], until: int) -> None:
         if row.tables is not tables:
             for hits in tables:
                 self.pool.touch(hits)
@@ -323,8 +291,8 @@ class Scheduler:
 
     # --- KV from elsewhere ----------------------------------------------------------------------------
 
-    def load(self, row: Row, hits: list) -> bool:
-        """Section 7: blocks for the whole prompt; it waits apart until its KV has come."""
+    def load(self, row: Row, hits: list[Table]) -> bool:
+        """Section 7: blocks for the whole prompt, once; it waits apart until its KV has come."""
         if not self.fits(row, hits, row.isl, reserved=self.reserve()):
             return False
         self.started_loads.append((row, row.isl - len(hits[0]) * self.settings.block_size))
@@ -337,13 +305,14 @@ class Scheduler:
         """Blocks that prefills and loads under way will still take, with the drafts of one step."""
         loading = [row for row in self.holding.rows if row.state == "loading"]
         return sum(
-            self.pool.lacks(row, min(row.known + self.lookahead, self.settings.max_model_len))
+            self.pool.lacks(row, min(row.known + self.limits.lookahead, self.settings.max_model_len))
             for row in self.running + loading
             if row.nc < row.known or row.state == "loading"
         )
 
     def loaded(self, row: Row) -> None:
-        if row.state == "ended":
+        if row in self.orphans:
+            self.orphans.remove(row)
             self.release(row)
             return
         row.state, row.nc = "loaded", row.isl - 1
@@ -371,7 +340,7 @@ class Scheduler:
             item.samples = not row.is_chunk
             if self.settings.async_scheduling and not row.is_chunk:
                 row.ph += 1 + item.drafts
-                row.spec = self.drafts
+                row.spec = self.limits.drafts
                 row.eligible = self.calls + self.settings.pipeline_parallel_size
 
     # --- output ---------------------------------------------------------------------------------------
@@ -389,7 +358,8 @@ class Scheduler:
             if not is_stale:
                 self.count(row, item)
             reason = self.deliver(row, item.produced, now_ps)
-            if not is_stale and (self.settings.async_scheduling or self.drafts):
+            # full blocks by what is computed for certain, of a request that ends now, too: before they are released
+            if not is_stale and (self.settings.async_scheduling or self.limits.drafts):
                 self.pool.register(row, row.nc - row.fly)
             if reason:
                 row.finished, row.last_ps = True, now_ps
@@ -420,4 +390,4 @@ class Scheduler:
     def draft(self, items: Iterable[Item]) -> None:
         for item in items:
             if item.produced and item.row.state == "running" and not item.row.is_chunk:
-                item.row.spec = self.drafts
+                item.row.spec = self.limits.drafts

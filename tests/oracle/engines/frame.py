@@ -123,6 +123,7 @@ class Engine:
         self.admitted: list[tuple[int, int]] = []
         self.thrown: list[int] = []
         self.unfinished = 0
+        self.look_again = False  # somebody ended since the last look
         self.finished: list[int] = []
 
     #: whether the engine schedules the next batch while one runs
@@ -176,7 +177,7 @@ class Engine:
         idle = 0  # looks in a row that found nothing to do
         while True:
             self.deliver(arrivals, self.now)
-            if not self.unfinished and not self.flying:
+            if not self.unfinished and not self.flying and not self.look_again:
                 if not arrivals:
                     break
                 self.now = arrivals[0].arrive_ps
@@ -187,7 +188,7 @@ class Engine:
             if self.flying:
                 self.deliver(arrivals, self.flying[0].end_ps)
                 self.land(self.flying.popleft())
-            elif idle > 2:
+            elif idle > 2 and self.unfinished:
                 assert arrivals, "nothing can run, and nobody comes any more"
                 self.now = arrivals[0].arrive_ps
         return Record(steps=tuple(self.steps), transfers=(), endings=tuple(self.ending(row) for row in self.rows))
@@ -207,6 +208,7 @@ class Engine:
     def launch(self) -> bool:
         """Schedule; tell whether anybody runs."""
         self.hang_up()
+        self.look_again = False
         self.batch, self.admitted, self.thrown = [], [], []
         k = next(self.numbers)
         self.schedule()
@@ -292,6 +294,7 @@ class Engine:
         self.leave(row)
         row.ended, row.reason, row.end_ps = True, reason, self.now
         self.unfinished -= 1
+        self.look_again = True
 
     def ending(self, row: Row) -> Ending:
         return Ending(
