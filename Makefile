@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # recordings of the real scheduler that `make conformance` reads
 GOLDENS ?= ../shared/goldens
-CORE   := $(wildcard src/headway/simulator/*.py)
+CORE   := $(wildcard src/headway/simulator/*.py src/headway/simulator/*.pxd)
 
 .PHONY: plan test check lint types contracts docs nightly bench conformance equality regret clean help
 help: ## show the targets

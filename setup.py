@@ -5,7 +5,7 @@ import sys
 
 from setuptools import Extension, setup
 
-COMPILED = ("core", "stepping", "vllm")
+COMPILED = ("server", "core", "stepping", "vllm")
 
 
 def extensions() -> list[Extension]:

@@ -1,4 +1,4 @@
-"""Loads the core: compiled where it was compiled, otherwise (or with HEADWAY_INTERPRETED=1) from its source."""
+"""Loads the engines: compiled where they were, otherwise (or with HEADWAY_INTERPRETED=1) from their sources."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_NAME = "headway.simulator.core"
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
-
-def _from_source() -> Any:
-    spec = importlib.util.spec_from_file_location(_NAME, Path(__file__).with_name("core.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[_NAME] = module
-    spec.loader.exec_module(module)
-    return module
+_PACKAGE = "headway.simulator"
 
 
-def _load() -> Any:
-    if os.environ.get("HEADWAY_INTERPRETED", "0") not in ("", "0"):
-        return _from_source()
-    module = importlib.import_module(_NAME)
-    if not module.COMPILED:
-        sys.stderr.write("headway: the simulator core is not compiled and runs interpreted, about 100 times slower\n")
-    return module
+class _Sources:
+    """Finds the source of a module of this room before its binary."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG004 - the protocol
+        package, _, module = name.rpartition(".")
+        source = Path(__file__).with_name(f"{module}.py")
+        return importlib.util.spec_from_file_location(name, source) if package == _PACKAGE and source.exists() else None
 
 
-core = _load()
-#: Whether the core runs compiled.
+def load(module: str) -> Any:
+    """Return a module of this room that may be compiled; say so once where the core is not."""
+    return importlib.import_module(f"{_PACKAGE}.{module}")
+
+
+if os.environ.get("HEADWAY_INTERPRETED", "0") not in ("", "0"):
+    sys.meta_path.insert(0, _Sources)  # type: ignore[arg-type]
+core = load("core")
+#: Whether the engines run compiled.
 compiled: bool = core.COMPILED
+if not compiled and "HEADWAY_INTERPRETED" not in os.environ:
+    sys.stderr.write("headway: the simulator is not compiled and runs interpreted, about 100 times slower\n")

@@ -69,6 +69,7 @@ class Recorder:
 
 
 def given_columns(requests: Requests, ids: Sequence[str] | None) -> dict[str, Any]:
+    """Return what the engine's table is given; times in picoseconds."""
     count = len(requests)
     isl = np.ascontiguousarray(requests.isl_tokens, np.int64)
     osl = np.ascontiguousarray(requests.osl_tokens, np.int32)
@@ -100,6 +101,7 @@ def given_columns(requests: Requests, ids: Sequence[str] | None) -> dict[str, An
 
 
 def found_columns(count: int) -> dict[str, Any]:
+    """Return the columns that the engine's table fills in."""
     return {
         "first_ps": np.full(count, -1, np.int64),
         "last_ps": np.full(count, -1, np.int64),
@@ -126,10 +128,7 @@ def record(requests: Requests, replica: Replica, ids: Sequence[str] | None = Non
     table, recorder = Table(given, found), Recorder(len(requests))
     runs = engine_runs(requests.prefix, replica.settings.block_size) if requests.prefix is not None else None
     engine = Vllm(replica, runs, table, recorder, profile_of(replica.settings.version))
-    for request, now in enumerate(given["arrive"].tolist()):
-        engine.advance(now)
-        engine.arrive(request, now)
-    engine.advance(NEVER)
+    engine.run_all(given["arrive"])
     endings = tuple(
         Ending(
             request=row,

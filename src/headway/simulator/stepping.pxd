@@ -1,6 +1,8 @@
 # cython: language_level=3
 # The attributes and C methods of the general engine, for the policies that are built on it.
 
+from headway.simulator.server cimport Server
+
 cdef class Table:
     cdef long long[::1] arrive, isl, most, abort, hold, known, computed, eligible, spoke, first, last
     cdef int[::1] osl, priority, rank, adapter, cached, preempted, delivered
@@ -29,10 +31,9 @@ cdef class Batch:
     cdef int add(self, int request, int tokens, int drafts, bint fresh) except? -1
     cdef int strike(self, int request) except? -1
 
-cdef class Stepper:
+cdef class Stepper(Server):
     cdef public Table table
-    cdef public long long now, end, busy, steps, scheduled_tokens, preemptions
-    cdef public int waiting, running
+    cdef public long long now, steps, scheduled_tokens, preemptions
     cdef public tuple gaps
     cdef long long max_model_len, base_ps, token_ps
     cdef bint asynchronous, popping, flush, connected
@@ -55,10 +56,6 @@ cdef class Stepper:
     cpdef long long free_blocks(self)
     cpdef long long used_blocks(self)
     # the loop
-    cpdef object advance(self, long long until)
-    cpdef object arrive(self, int request, long long now)
-    cpdef object stop(self, long long now)
-    cpdef long long used(self, long long now)
     cdef int turn(self) except? -1
     cdef int sleep(self, long long until) except? -1
     cdef long long next_transfer(self) noexcept

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator,var-annotated"
+# mypy: disable-error-code="untyped-decorator,var-annotated,misc"
 # (the types of attributes are in stepping.pxd)
 """The general engine: one replica, one iteration at a time, whatever the scheduling policy.
 
@@ -23,6 +23,11 @@ from typing import Any
 
 import cython
 import numpy as np
+
+if cython.compiled:
+    from cython.cimports.headway.simulator.server import Server
+else:
+    from headway.simulator.server import Server
 
 COMPILED: bool = cython.compiled
 NEVER = cython.declare(cython.longlong, 1 << 62)
@@ -213,12 +218,13 @@ class Batch:
 
 
 @cython.cclass
-class Stepper:
+class Stepper(Server):
     """One replica. `end` is when something happens next: `turn` lives through it."""
 
     def __init__(self, replica: Any, table: Table, record: Any) -> None:
+        Server.__init__(self)
         settings, step, speculation = replica.settings, replica.step, replica.speculation
-        self.table, self.running, self.waiting = table, 0, 0
+        self.table = table
         self.max_model_len = settings.max_model_len
         self.asynchronous = settings.async_scheduling
         self.stages = settings.pipeline_parallel_size
@@ -232,14 +238,14 @@ class Stepper:
         self.sequence_ps, self.prefill_context_ps = step.sequence_ps, step.prefill_context_ps_per_token
         self.window_ps, self.window = step.window_ps_per_token, step.window_tokens
         self.record = record
-        self.now, self.end, self.popping = 0, NEVER, False
+        self.now, self.popping = 0, False
         self.stage_end = _ints(self.stages, 0, np.int64)
         self.ring = [Batch() for _ in range(self.depth + 1)]
         self.ring_head = self.ring_size = 0
         self.calls = self.processed = 0
         self.unfinished = 0
         self.flush = False
-        self.steps = self.scheduled_tokens = self.preemptions = self.busy = 0
+        self.steps = self.scheduled_tokens = self.preemptions = 0
         # KV on its way: (request, first batch that can tell, start, end, tokens), in order of start
         transfer = replica.kv_transfer
         self.base_ps = transfer.base_ps if transfer is not None else 0
@@ -303,15 +309,17 @@ class Stepper:
 
     # --- the loop
 
-    @cython.ccall
-    def advance(self, until: cython.longlong) -> object:
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def advance(self, until: cython.longlong) -> cython.int:
         """Live through all that happens before `until`."""
         while self.end < until:
             self.turn()
-        return None
+        return 0
 
-    @cython.ccall
-    def arrive(self, request: cython.int, now: cython.longlong) -> object:
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def arrive(self, request: cython.int, now: cython.longlong) -> cython.int:
         """Take in a request; where the engine was idle, it schedules once all that arrives now is here."""
         self.unfinished += 1
         if self.table.abort[request] < NEVER:
@@ -321,18 +329,42 @@ class Stepper:
         self.enter(request)
         if not self.popping and now < self.end:
             self.end = now
-        return None
+        return 0
 
-    @cython.ccall
-    def stop(self, now: cython.longlong) -> object:  # noqa: ARG002 - as the jump engine's
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def stop(self, now: cython.longlong) -> cython.int:
         """Let what ends later be."""
+        self.advance(now + 1)
         self.end = NEVER
-        return None
+        return 0
 
-    @cython.ccall
-    def used(self, now: cython.longlong) -> cython.longlong:  # noqa: ARG002 - as the jump engine's
-        """Return the blocks held at `now`."""
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def used(self, now: cython.longlong) -> cython.longlong:  # noqa: ARG002 - nothing changes between two turns
+        """Return the blocks that requests hold."""
         return self.used_blocks()
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def busy_by(self, now: cython.longlong) -> cython.longlong:
+        """Return for how long batches have been executed by `now`."""
+        busy: cython.longlong = self.busy
+        i: cython.int
+        for i in range(self.ring_size):
+            batch: Batch = self.ring[(self.ring_head + i) % len(self.ring)]
+            if batch.count > 0 and batch.begin < now:
+                busy += min(now, batch.end) - batch.begin
+        return busy
+
+    def run_all(self, arrivals: Any) -> None:
+        """Take in all requests by itself, in order of arrival, and live to the end."""
+        times: cython.longlong[::1] = _view(arrivals)
+        request: cython.int
+        for request in range(times.shape[0]):
+            self.advance(times[request])
+            self.arrive(request, times[request])
+        self.advance(NEVER)
 
     @cython.cfunc
     @cython.exceptval(-1)
