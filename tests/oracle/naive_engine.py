@@ -199,7 +199,7 @@ class NaiveEngine:
         """Process the output of a batch at its end; KV that has come by then is reported with it."""
         batch, scheduler = flight.batch, self.scheduler
         ended = scheduler.process(batch, self.now_ps)
-        for until_ps, row in scheduler.held:
+        for until_ps, _, row in scheduler.held:
             if row in ended:
                 self.transfers.append(self.transfer(row, "send", until_ps, 0))
         self.report(flight)
@@ -225,16 +225,19 @@ class NaiveEngine:
         return Transfer(request=row.number, kind=kind, start_ps=self.now_ps, end_ps=end_ps, tokens=tokens)
 
     def report(self, flight: Flight) -> None:
-        """A load is reported by the first batch that ends after it and was scheduled with it or later."""
+        """A transfer is reported by the first batch that ends after it, of those sent off since it began.
+
+        A load begins with the batch being scheduled, so that batch may; a hold begins with an ending.
+        """
         for load in list(self.loading):
             until_ps, number, row = load
             if until_ps <= flight.end_ps and number <= flight.batch.number:
                 self.loading.remove(load)
                 self.scheduler.loaded(row)
-        for until_ps, row in list(self.scheduler.held):
-            if until_ps <= flight.end_ps:
+        for until_ps, number, row in list(self.scheduler.held):
+            if until_ps <= flight.end_ps and number <= flight.batch.number:
                 self.scheduler.sent(row)
 
     def next_transfer_ps(self) -> int | None:
-        ends = [until for until, _, _ in self.loading] + [until for until, _ in self.scheduler.held]
+        ends = [until for until, _, _ in self.loading] + [until for until, _, _ in self.scheduler.held]
         return min(ends, default=None)

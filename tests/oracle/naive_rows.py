@@ -39,6 +39,8 @@ class Row:
     ph: int = 0  # output placeholders: tokens of batches in flight
     fly: int = 0  # scheduled tokens of batches in flight
     spec: int = 0  # drafts to be verified
+    has_come: bool = False  # the KV that was loaded for it
+    was_skipped: bool = False  # while waiting: for its adapter, a load, or output in flight
     is_chunk: bool = False  # in the middle of its prefill
     eligible: int = 0  # the first call of the scheduler that may schedule it again
     last_batch: int = -1  # the last batch it is part of

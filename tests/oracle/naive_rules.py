@@ -74,6 +74,8 @@ class Limits:
         self.in_flight = self.batches_in_flight(settings.pipeline_parallel_size, settings.async_scheduling)
         self.has_connector = transfer is not None
         self.loads = transfer is not None and transfer.kv_role != "kv_producer"
+        # a producer does without the output in flight of a preempted request: it is dropped, and nobody waits for it
+        self.drops_stale = transfer is not None and transfer.kv_role != "kv_consumer"
         self.defers_frees = self.loads and self.in_flight > 1
         method = speculation.method if speculation else None
         self.drafts = speculation.num_speculative_tokens if speculation else 0

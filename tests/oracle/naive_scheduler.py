@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from naive_batch import Batch, Call, Item, Queue
 from naive_pool import Pool
+from naive_rows import ceil_div
 from naive_rules import Limits
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Scheduler:
         self.since_prefill: int | None = None  # executed steps since one with a prefill
         self.capacity_bound = False
         self.ended_since_call = False
-        self.held: list[tuple[int, Row]] = []  # (until, ended request whose blocks are kept)
+        self.held: list[tuple[int, int, Row]] = []  # (until, first batch to report it, ended request)
         self.orphans: set[Row] = set()  # whose client hung up while their KV is being loaded
         self.started_loads: list[tuple[Row, int]] = []  # (request, tokens), by the last call
 
@@ -65,7 +66,7 @@ class Scheduler:
 
     def end(self, row: Row, reason: str, now_ps: int) -> None:
         """An ending, by itself or by its client; its blocks may be needed for longer."""
-        if row.state == "loading":
+        if row.state == "loading" and not row.has_come:
             self.orphans.add(row)
         for rows in (self.running, self.waiting.rows, self.holding.rows):
             if row in rows:
@@ -73,7 +74,7 @@ class Scheduler:
         row.state, row.reason, row.end_ps = "ended", reason, now_ps
         self.ended_since_call = True
         if self.limits.has_connector and reason == "length" and row.hold_ps is not None:
-            self.held.append((now_ps + row.hold_ps, row))
+            self.held.append((now_ps + row.hold_ps, self.calls + 1, row))
         elif row not in self.orphans:
             self.release(row)
 
@@ -178,6 +179,8 @@ class Scheduler:
         self.release(victim)
         victim.state = "preempted"
         victim.nc = victim.ph = victim.spec = 0
+        if self.limits.drops_stale:
+            victim.fly = 0
         victim.preemptions += 1
         call.preempted.append(victim)
         self.waiting.rows.appendleft(victim)
@@ -208,10 +211,12 @@ class Scheduler:
             elif not self.try_admit(row, call):
                 break
             queue.rows.remove(row)
-        if not call.is_held:  # the skipped do not count: they are not in the queues now
-            self.capacity_bound = self.waits > 0
         for queue, row in reversed(skipped):
+            row.was_skipped = True  # until it is admitted
             queue.rows.appendleft(row)
+        if not call.is_held:
+            waiting = [*self.waiting.rows, *self.holding.rows]
+            self.capacity_bound = any(not row.was_skipped for row in waiting)
 
     def next_queue(self) -> Queue | None:
         """Those whose KV has come go first; before 0.32, whoever was skipped before (the sooner, under priority)."""
@@ -221,6 +226,8 @@ class Scheduler:
         return queues[0] if queues else None
 
     def must_skip(self, row: Row, call: Call) -> bool:
+        if row.state == "loading" and row.has_come:
+            self.promote(row)
         if row.state == "loading" or row.fly > 0:
             return True
         most = self.settings.max_loras
@@ -237,7 +244,7 @@ class Scheduler:
             tables = self.pool.lookup(row)
             computed = len(tables[0]) * self.settings.block_size
             if self.limits.loads and row.is_remote:
-                return self.load(row, tables)
+                return self.load(row, tables, call)
         tokens = row.known - computed
         if call.is_held and tokens > 1:
             return False
@@ -255,7 +262,7 @@ class Scheduler:
         self.give(row, tables, computed + tokens + self.limits.lookahead)
         self.pool.register(row, min(computed + tokens, row.known))
         call.has_prefill |= computed < row.known - 1
-        row.state, row.nc = "running", computed
+        row.state, row.nc, row.was_skipped = "running", computed, False
         self.running.append(row)
         call.admitted.append((row, computed))
         self.put(call, Item(row, tokens, drafts, is_admission=True))
@@ -291,9 +298,9 @@ class Scheduler:
 
     # --- KV from elsewhere ----------------------------------------------------------------------------
 
-    def load(self, row: Row, hits: list[Table]) -> bool:
+    def load(self, row: Row, hits: list[Table], call: Call) -> bool:
         """Section 7: blocks for the whole prompt, once; it waits apart until its KV has come."""
-        if not self.fits(row, hits, row.isl, reserved=self.reserve()):
+        if not self.fits(row, hits, row.isl, reserved=self.reserve(call)):
             return False
         self.started_loads.append((row, row.isl - len(hits[0]) * self.settings.block_size))
         self.give(row, hits, row.isl)
@@ -301,25 +308,33 @@ class Scheduler:
         self.holding.rows.append(row)
         return True
 
-    def reserve(self) -> int:
-        """Blocks that prefills and loads under way will still take, with the drafts of one step."""
-        loading = [row for row in self.holding.rows if row.state == "loading"]
-        return sum(
-            self.pool.lacks(row, min(row.known + self.limits.lookahead, self.settings.max_model_len))
-            for row in self.running + loading
-            if row.nc < row.known or row.state == "loading"
-        )
+    def reserve(self, call: Call) -> int:
+        """Blocks that prefills and loads under way will still take, and one step of speculation."""
+        settings, limits = self.settings, self.limits
+        beyond = 1 + limits.drafts + limits.lookahead if limits.drafts else 0
+        under_way = [row for row in self.running if self.goes_on(row, call)]
+        under_way += [row for row in self.holding.rows if row.state == "loading"]
+        blocks = sum(self.pool.lacks(row, min(row.known, settings.max_model_len) + beyond) for row in under_way)
+        return blocks + ceil_div(beyond, settings.block_size)
+
+    def goes_on(self, row: Row, call: Call) -> bool:
+        """Whether its prefill goes on after this step."""
+        item = call.items.get(row)
+        return row.is_chunk if item is None else row.nc + item.tokens < row.known
 
     def loaded(self, row: Row) -> None:
+        """Its KV has come; it is known to the worker now, to the scheduler when it looks at the request again."""
+        row.has_come = True
         if row in self.orphans:
             self.orphans.remove(row)
             self.release(row)
-            return
+
+    def promote(self, row: Row) -> None:
         row.state, row.nc = "loaded", row.isl - 1
         self.pool.register(row, row.isl)
 
     def sent(self, row: Row) -> None:
-        self.held = [(until, one) for until, one in self.held if one is not row]
+        self.held = [one for one in self.held if one[2] is not row]
         self.release(row)
 
     # --- after the call -------------------------------------------------------------------------------
@@ -353,8 +368,10 @@ class Scheduler:
             row = item.row
             if row.state == "ended":
                 continue
-            row.fly -= item.tokens
             is_stale = item.preemptions != row.preemptions
+            if is_stale and self.limits.drops_stale:
+                continue
+            row.fly -= item.tokens
             if not is_stale:
                 self.count(row, item)
             reason = self.deliver(row, item.produced, now_ps)
