@@ -61,7 +61,7 @@ def test_a_folder(run: Callable[..., tuple[int, list[str], str]], folder: Path) 
     assert lines[-1] == "1 of 3 equal"
     assert lines[0].split(maxsplit=3) == ["equal.jsonl", "3", "steps", "equal, both engines; sync, prefix hits"]
     assert "other.jsonl.gz" in lines[1] and "step 1, free: expected 4, found 5" in lines[1]
-    assert "short.jsonl" in lines[2] and "cut short" in lines[2]
+    assert "short.jsonl" in lines[2] and "line 7: not a JSON object" in lines[2]
     assert "first difference: step 1, free: expected 4, found 5" in lines
 
 
@@ -91,7 +91,7 @@ def test_two_files(run: Callable[..., tuple[int, list[str], str]], folder: Path)
     assert (code, lines[-1]) == (1, "0 of 1 equal")
     code, lines, errors = run(SMALL, folder / "short.jsonl")
     assert (code, lines) == (2, [])
-    assert errors.startswith(f"error: {folder / 'short.jsonl'}: ") and "cut short" in errors
+    assert errors.startswith(f"error: {folder / 'short.jsonl'}: ") and "line 7: not a JSON object" in errors
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

@@ -261,7 +261,8 @@ def test_bad_files_are_refused_with_their_place(
         (b"{}\n", 'line 1: expected a JSON object with a "type"'),
         (b"[]\n", 'line 1: expected a JSON object with a "type"'),
         (b"\xff\xfe\n", "line 1: not a JSON object"),
-        (b'{"type": "meta"}', "the last line has no end"),
+        (SMALL.read_bytes()[:-3], "line 8: not a JSON object"),
+        (SMALL.read_bytes() + b"\n", "line 9: not a JSON object"),
         (b"[" * 100_000 + b"\n", "line 1: not a JSON object"),
         (gzip.compress(SMALL.read_bytes())[:-9], "damaged or cut short"),
         (b"\x1f\x8bnonsense", "damaged or cut short"),
@@ -273,6 +274,12 @@ def test_what_is_no_schedule_file(tmp_path: Path, content: bytes, words: str) ->
     with pytest.raises(InputError, match=r"any\.jsonl\.gz") as refused:
         read_schedule(path)
     assert words in str(refused.value)
+
+
+def test_the_last_line_needs_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_bytes(SMALL.read_bytes()[:-1])
+    assert read_rows(path) == read_rows(SMALL)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def read_rows(path: str | Path) -> Rows:
     """
     found: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     latest = 0
-    for number, line in enumerate(_content(path).split(b"\n")[:-1], 1):
+    for number, line in enumerate(_content(path).removesuffix(b"\n").split(b"\n"), 1):
         row = _parsed(line, path, number)
         kind = KINDS.index(row["type"])
         if kind < latest or (number == 1) != (kind == 0):
@@ -59,8 +59,6 @@ def read_rows(path: str | Path) -> Rows:
         latest = kind
         _check(row, path, number)
         found[row["type"]].append(row)
-    if not found["meta"]:
-        raise InputError("the file is empty; expected a row of type 'meta' first", file=path)
     rows = Rows(
         meta=found["meta"][0],
         requests=tuple(found["req"]),
@@ -82,8 +80,8 @@ def _content(path: str | Path) -> bytes:
         raise InputError("the gzip stream is damaged or cut short", file=path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-    if content and not content.endswith(b"\n"):
-        raise InputError("the last line has no end: the file is cut short", file=path)
+    if not content:
+        raise InputError("the file is empty; expected a row of type 'meta' first", file=path)
     return content
 
 
