@@ -154,14 +154,20 @@ class Pool:
 
     # --- tables ---------------------------------------------------------------------------------------
 
+    def without_past(self, tables: list[Table], computed: int) -> list[Table]:
+        """The tables of a request with so many computed tokens: nothing before its windows."""
+        passed = [self.outside(window, computed) for window in self.windows]
+        return [[None] * number + table[number:] for number, table in zip(passed, tables, strict=True)]
+
+    def outside(self, window: int | None, computed: int) -> int:
+        """Blocks that no token after the computed ones attends to."""
+        return 0 if window is None else max(0, computed - window + 1) // self.block_size
+
     def leave_window(self, row: Row, processed: int) -> None:
         """Free the blocks that no later token attends to."""
         for table, window in zip(row.tables, self.windows, strict=True):
-            if window is None:
-                continue
-            outside = min(max(0, processed - window + 1) // self.block_size, len(table))
             gone = []
-            for index in reversed(range(outside)):
+            for index in reversed(range(min(self.outside(window, processed), len(table)))):
                 if table[index] is None:
                     break
                 gone.append(table[index])

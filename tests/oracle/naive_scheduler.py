@@ -300,22 +300,25 @@ class Scheduler:
 
     def load(self, row: Row, hits: list[Table], call: Call) -> bool:
         """Section 7: blocks for the whole prompt, once; it waits apart until its KV has come."""
-        if not self.fits(row, hits, row.isl, reserved=self.reserve(call)):
+        local = len(hits[0]) * self.settings.block_size
+        hits = self.pool.without_past(hits, row.isl)
+        if not self.fits(row, hits, row.isl, reserved=self.reserve(row, call)):
             return False
-        self.started_loads.append((row, row.isl - len(hits[0]) * self.settings.block_size))
+        self.started_loads.append((row, row.isl - local))
         self.give(row, hits, row.isl)
         row.state, row.nc, row.is_remote = "loading", row.isl, False
         self.holding.rows.append(row)
         return True
 
-    def reserve(self, call: Call) -> int:
-        """Blocks that prefills and loads under way will still take, and one step of speculation."""
+    def reserve(self, row: Row, call: Call) -> int:
+        """Blocks that prefills and loads under way, this one too, will still take, and one step of speculation."""
         settings, limits = self.settings, self.limits
         beyond = 1 + limits.drafts + limits.lookahead if limits.drafts else 0
-        under_way = [row for row in self.running if self.goes_on(row, call)]
-        under_way += [row for row in self.holding.rows if row.state == "loading"]
-        blocks = sum(self.pool.lacks(row, min(row.known, settings.max_model_len) + beyond) for row in under_way)
-        return blocks + ceil_div(beyond, settings.block_size)
+        under_way = [one for one in self.running if self.goes_on(one, call)]
+        under_way += [one for one in self.holding.rows if one.state in ("loading", "loaded")]
+        blocks = sum(self.pool.lacks(one, min(one.known, settings.max_model_len) + beyond) for one in under_way)
+        own = ceil_div(row.isl + beyond, settings.block_size) - ceil_div(row.isl, settings.block_size)
+        return blocks + own + ceil_div(beyond, settings.block_size)
 
     def goes_on(self, row: Row, call: Call) -> bool:
         """Whether its prefill goes on after this step."""
