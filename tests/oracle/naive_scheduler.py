@@ -39,6 +39,7 @@ class Scheduler:
         self.ended_since_call = False
         self.held: list[tuple[int, int, Row]] = []  # (until, first batch to report it, ended request)
         self.orphans: set[Row] = set()  # whose client hung up while their KV is being loaded
+        self.loading: list[Row] = []  # those not admitted yet
         self.started_loads: list[tuple[Row, int]] = []  # (request, tokens), by the last call
 
     # --- from outside ---------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ class Scheduler:
         """An ending, by itself or by its client; its blocks may be needed for longer."""
         if row.state == "loading" and not row.has_come:
             self.orphans.add(row)
-        for rows in (self.running, self.waiting.rows, self.holding.rows):
+        for rows in (self.running, self.waiting.rows, self.holding.rows, self.loading):
             if row in rows:
                 rows.remove(row)
         row.state, row.reason, row.end_ps = "ended", reason, now_ps
@@ -261,6 +262,8 @@ class Scheduler:
             return False
         self.give(row, tables, computed + tokens + self.limits.lookahead)
         self.pool.register(row, min(computed + tokens, row.known))
+        if row in self.loading:
+            self.loading.remove(row)
         call.has_prefill |= computed < row.known - 1
         row.state, row.nc, row.was_skipped = "running", computed, False
         self.running.append(row)
@@ -308,6 +311,7 @@ class Scheduler:
         self.give(row, hits, row.isl)
         row.state, row.nc, row.is_remote = "loading", row.isl, False
         self.holding.rows.append(row)
+        self.loading.append(row)
         return True
 
     def reserve(self, row: Row, call: Call) -> int:
@@ -315,9 +319,9 @@ class Scheduler:
         settings, limits = self.settings, self.limits
         beyond = 1 + limits.drafts + limits.lookahead if limits.drafts else 0
         under_way = [one for one in self.running if self.goes_on(one, call)]
-        under_way += [one for one in self.holding.rows if one.state in ("loading", "loaded")]
+        under_way += self.loading
         blocks = sum(self.pool.lacks(one, min(one.known, settings.max_model_len) + beyond) for one in under_way)
-        own = ceil_div(row.isl + beyond, settings.block_size) - ceil_div(row.isl, settings.block_size)
+        own = ceil_div(row.isl + limits.lookahead, settings.block_size) - ceil_div(row.isl, settings.block_size)
         return blocks + own + ceil_div(beyond, settings.block_size)
 
     def goes_on(self, row: Row, call: Call) -> bool:

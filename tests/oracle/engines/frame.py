@@ -264,7 +264,7 @@ class Engine:
     def land(self, flight: Flight) -> None:
         self.now = max(self.now, flight.end_ps)
         self.finished = []
-        for row, _, brings, epoch in flight.entries:
+        for row, _, brings, epoch in self.outputs(flight):
             if row.ended or not brings or epoch != row.epoch:
                 continue
             row.ahead -= 1
@@ -289,6 +289,10 @@ class Engine:
                 **flight.step,
             )
         )
+
+    def outputs(self, flight: Flight) -> list[tuple[Row, int, bool, int]]:
+        """The entries of a batch, in the order in which their outputs are processed."""
+        return flight.entries
 
     def conclude(self, row: Row, reason: str) -> None:
         self.leave(row)

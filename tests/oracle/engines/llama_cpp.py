@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from engines.frame import Engine, Row, ceil_div
+from engines.frame import Engine, Flight, Row, ceil_div
 
 from headway.types import LlamaCppSettings, Replica, Requests
 
@@ -62,6 +62,10 @@ class LlamaCpp(Engine):
         slot.last_used = self.uses = self.uses + 1
         if self.deferred:
             self.tasks.appendleft(self.deferred.popleft())
+
+    def outputs(self, flight: Flight) -> list[tuple[Row, int, bool, int]]:
+        slots = {slot.row: slot.number for slot in self.slots if slot.row is not None}
+        return sorted(flight.entries, key=lambda entry: slots.get(entry[0], -1))
 
     def choose(self, row: Row) -> Slot | None:
         """The free slot whose cache has most of the prompt, else the one not used for longest."""

@@ -201,6 +201,18 @@ class Sglang(Engine):
         adder = Adder(self)
         if self.chunked is not None and not adder.go_on(self.chunked):
             self.chunked = None
+        self.let_in(adder)
+        if not adder.rows:
+            return False
+        if adder.chunked is not None:
+            assert self.chunked is None
+            self.chunked = adder.chunked
+        chosen = [row for row, _ in adder.rows]
+        self.waiting = [row for row in self.waiting if row not in chosen]
+        self.extend(adder.rows)
+        return True
+
+    def let_in(self, adder: Adder) -> None:
         for row in self.waiting:
             if len(adder.rows) >= self.settings.max_num_seqs - len(self.running):
                 self.full = True
@@ -211,15 +223,6 @@ class Sglang(Engine):
             if verdict != GO_ON:
                 self.full = self.full or verdict == NO_TOKEN
                 break
-        if not adder.rows:
-            return False
-        if adder.chunked is not None:
-            assert self.chunked is None
-            self.chunked = adder.chunked
-        chosen = [row for row, _ in adder.rows]
-        self.waiting = [row for row in self.waiting if row not in chosen]
-        self.extend(adder.rows)
-        return True
 
     def match(self, row: Row) -> tuple[Node, int]:
         if not self.settings.enable_prefix_caching:

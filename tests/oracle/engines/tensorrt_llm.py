@@ -230,6 +230,19 @@ class TensorRtLlm(Engine):
             fitting, paused = self.max_utilization()
             for row in paused:
                 self.pause(row)
+        contexts, decodes, budget = self.within_budget(fitting)
+        if self.settings.enable_chunked_prefill:
+            chunk = self.chunks(contexts, budget)
+        else:
+            chunk = {row: self.prompt[row] for row in contexts}
+        self.launch_contexts([row for row in contexts if chunk[row] > 0], chunk)
+        for row in decodes:
+            if row.computed % self.size == 0:
+                self.blocks_of[row].append(self.take())
+            self.run(row, 1)
+
+    def within_budget(self, fitting: list[Row]) -> tuple[list[Row], list[Row], int]:
+        """Contexts, decodes, and the tokens left for chunks."""
         budget = self.settings.max_num_batched_tokens
         contexts: list[Row] = []
         decodes: list[Row] = []
@@ -243,15 +256,7 @@ class TensorRtLlm(Engine):
             (contexts if context else decodes).append(row)
             if len(contexts) + len(decodes) >= self.settings.max_num_seqs:
                 break
-        if self.settings.enable_chunked_prefill:
-            chunk = self.chunks(contexts, budget)
-        else:
-            chunk = {row: self.prompt[row] for row in contexts}
-        self.launch_contexts([row for row in contexts if chunk[row] > 0], chunk)
-        for row in decodes:
-            if row.computed % self.size == 0:
-                self.blocks_of[row].append(self.take())
-            self.run(row, 1)
+        return contexts, decodes, budget
 
     def launch_contexts(self, rows: list[Row], chunk: dict[Row, int]) -> None:
         """Those that go on later run first, those whose prompt ends run last."""

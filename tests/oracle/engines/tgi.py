@@ -1,4 +1,4 @@
-"""TGI: blocks for prompt and all outputs reserved at admission, prefills that pause decodes (or ride along in chunks)."""
+"""TGI: blocks for prompt and all outputs reserved at admission, prefills that pause decodes or ride along in chunks."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ class Trie:
     def held(self, ends: list[Node]) -> int:
         """Blocks on the way to any of these nodes."""
         way: set[Node] = set()
-        for node in ends:
+        for end in ends:
+            node = end
             while node.parent is not None:
                 way.add(node)
                 node = node.parent
