@@ -52,7 +52,9 @@ def compositions(rows: Rows) -> list[Composition]:
     begun: set[str] = set()  # an output token was asked for
     found = []
     for step in sorted(rows.steps, key=lambda step: step["k"]):
-        left.update((name, _length(rows, name) - computed) for name, computed in step.get("adm", []) if name not in begun)
+        left.update(
+            (name, _length(rows, name) - computed) for name, computed in step.get("adm", []) if name not in begun
+        )
         parts = [(name in begun, count) for name, count in step["sched"]]
         for name, count in step["sched"]:
             left[name] -= count

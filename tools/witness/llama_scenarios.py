@@ -39,9 +39,7 @@ def _poisson(seed: str, count: int, per_s: float) -> Phase:
     at_s, asks = 0.0, []
     for i in range(count):
         at_s += chance.expovariate(per_s)
-        asks.append(
-            Ask(at_s=at_s, prompt=((f"{seed} {i % 4}", chance.randint(5, 60)),), out=chance.randint(1, 12))
-        )
+        asks.append(Ask(at_s=at_s, prompt=((f"{seed} {i % 4}", chance.randint(5, 60)),), out=chance.randint(1, 12)))
     return tuple(asks)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 Pieces = list[tuple[str, int, int]]  # stream, start, number of tokens
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[object], other: Sequence[object]) -> int:
     """Count the tokens with which both begin."""
     shorter = min(len(one), len(other))
     return next((at for at in range(shorter) if one[at] != other[at]), shorter)
@@ -27,7 +27,9 @@ def cut(pieces: Pieces, length: int) -> Pieces:
     return kept
 
 
-def told_apart(names: Sequence[str], prompts: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> list[Pieces]:
+def told_apart(
+    names: Sequence[str], prompts: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]
+) -> list[Pieces]:
     """Say of each prompt, in order of arrival, which of its tokens began an earlier text, and which are its own.
 
     A text is a prompt and its outputs (stream `o:NAME`). The longest common beginning with an earlier one counts.

@@ -20,6 +20,22 @@ from typing import Any
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+#: Of vLLM's SchedulerConfig, by the names a schedule file has for them too.
+SETTINGS = (
+    "max_num_seqs",
+    "max_num_active_seqs",
+    "max_num_batched_tokens",
+    "max_num_scheduled_tokens",
+    "enable_chunked_prefill",
+    "long_prefill_token_threshold",
+    "long_prefill_token_threshold_adaptive",
+    "policy",
+    "async_scheduling",
+    "watermark",
+    "scheduler_reserve_full_isl",
+    "prefill_schedule_interval",
+)
+
 
 class _Recording:
     """What both classes write; goes before one of vLLM's schedulers in the order of inheritance."""
@@ -70,9 +86,7 @@ class _Recording:
         self._finished = []
         outputs = super().update_from_output(scheduler_output, *args, **kwargs)
         new = {one.request_id: one.new_token_ids for each in outputs.values() for one in each.outputs}
-        self._write(
-            "update", call=scheduler_output.witness_call, new=new, finished=self._finished, free=self._free()
-        )
+        self._write("update", call=scheduler_output.witness_call, new=new, finished=self._finished, free=self._free())
         return outputs
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
@@ -92,25 +106,11 @@ class _Recording:
         return self.kv_cache_manager.block_pool.get_num_free_blocks()
 
     def _resolved(self) -> dict[str, Any]:
-        scheduler, cache = self.scheduler_config, self.cache_config
-        return {
-            **{
-                name: getattr(scheduler, name)
-                for name in (
-                    "max_num_seqs",
-                    "max_num_batched_tokens",
-                    "max_num_scheduled_tokens",
-                    "enable_chunked_prefill",
-                    "long_prefill_token_threshold",
-                    "policy",
-                    "async_scheduling",
-                    "scheduler_reserve_full_isl",
-                )
-            },
+        return {name: getattr(self.scheduler_config, name) for name in SETTINGS} | {
             "max_model_len": self.max_model_len,
             "block_size": self.block_size,
-            "num_gpu_blocks": cache.num_gpu_blocks,
-            "enable_prefix_caching": cache.enable_prefix_caching,
+            "num_gpu_blocks": self.cache_config.num_gpu_blocks,
+            "enable_prefix_caching": self.cache_config.enable_prefix_caching,
             "num_spec_tokens": self.num_spec_tokens,
         }
 

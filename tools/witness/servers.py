@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ ANSWER_S = 120.0
 
 
 @contextmanager
-def running(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def running(
+    command: list[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run a server in a session of its own, its standard error in a file; end the session afterwards."""
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
@@ -38,10 +40,8 @@ def running(command: list[str], log: Path, environment: dict[str, str] | None = 
         try:
             yield process
         finally:
-            try:
+            with suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.communicate()
 
 

@@ -1,4 +1,8 @@
-"""What is asked of a real vLLM: settings of the server and phases of requests."""
+"""What is asked of a real vLLM: settings of the server and phases of requests.
+
+An idle engine with two batches in flight schedules twice within a few milliseconds of waking, which are one moment on
+the logical clock; so nobody comes within APART_S of a request that may have woken it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import random
 from dataclasses import dataclass
 
 from scenarios import Ask, Phase
+
+APART_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +35,7 @@ def _burst(seed: str, count: int, prompt: tuple[int, int], out: tuple[int, int],
     return (
         first,
         *(
-            Ask(at_s=0.1, prompt=((f"{seed} {i}", chance.randint(*prompt)),), out=chance.randint(*out))
+            Ask(at_s=APART_S, prompt=((f"{seed} {i}", chance.randint(*prompt)),), out=chance.randint(*out))
             for i in range(count)
         ),
     )
@@ -40,25 +46,28 @@ def _shared() -> Phase:
     lead = Ask(prompt=(("system", 320),), out=3)
     alike = [(("system", 320), (f"user {i}", 20 + 9 * i)) for i in range(6)]
     cut = [(("system", 32 * i + i % 2),) for i in range(1, 6)]
-    return (lead, *(Ask(at_s=0.1, prompt=prompt, out=5 + i) for i, prompt in enumerate([*alike, *cut])))
+    return (lead, *(Ask(at_s=APART_S, prompt=prompt, out=5 + i) for i, prompt in enumerate([*alike, *cut])))
 
 
 def _poisson(seed: str, count: int, per_s: float) -> Phase:
     chance = random.Random(seed)
     at_s, asks = 0.0, []
     for i in range(count):
-        at_s += chance.expovariate(per_s)
-        asks.append(
-            Ask(at_s=at_s, prompt=((f"{seed} {i % 9}", chance.randint(20, 400)),), out=chance.randint(1, 60))
-        )
+        at_s += max(0.03, chance.expovariate(per_s))
+        asks.append(Ask(at_s=at_s, prompt=((f"{seed} {i % 9}", chance.randint(20, 400)),), out=chance.randint(1, 60)))
     return tuple(asks)
 
 
 def _conversation(begin: int, turns: int) -> tuple[Phase, ...]:
     """Three people who go on talking; `begin` requests were asked before."""
-    opening = tuple(Ask(prompt=(("system", 200), (f"person {i}", 50 + 17 * i)), out=40) for i in range(3))
+    opening = tuple(
+        Ask(at_s=APART_S * i, prompt=(("system", 200), (f"person {i}", 50 + 17 * i)), out=40) for i in range(3)
+    )
     later = tuple(
-        tuple(Ask(prompt=((f"turn {t} {i}", 25),), out=30, after=begin + 3 * (t - 1) + i) for i in range(3))
+        tuple(
+            Ask(at_s=APART_S * i, prompt=((f"turn {t} {i}", 25),), out=30, after=begin + 3 * (t - 1) + i)
+            for i in range(3)
+        )
         for t in range(1, turns)
     )
     return (opening, *later)
@@ -71,7 +80,7 @@ def _ranked() -> Phase:
         first,
         *(
             Ask(
-                at_s=0.1 + 0.02 * i,
+                at_s=APART_S + 0.02 * i,
                 prompt=((f"ranked {i}", chance.randint(80, 300)),),
                 out=chance.randint(40, 120),
                 fields={"priority": chance.randint(-2, 2)},
@@ -86,7 +95,8 @@ def _stopped() -> Phase:
     stops = {"stop_token_ids": list(range(0, 2048, 30))}
     chance = random.Random("stopped")
     return tuple(
-        Ask(at_s=0.04 * i, prompt=((f"stopped {i}", chance.randint(20, 300)),), out=700, fields=stops) for i in range(20)
+        Ask(at_s=APART_S * i, prompt=((f"stopped {i}", chance.randint(20, 300)),), out=700, fields=stops)
+        for i in range(20)
     )
 
 
@@ -121,6 +131,20 @@ SCENARIOS = (
             num_gpu_blocks_override=48,
         ),
         phases=(_ranked(),),
+    ),
+    Scenario(
+        name="held_back",
+        description="long prompts in small parts, fewer active than seats, blocks that an admission leaves free",
+        arguments=_arguments(
+            long_prefill_token_threshold=64,
+            max_num_active_seqs=6,
+            watermark=0.1,
+            max_num_batched_tokens=256,
+            max_num_seqs=12,
+            max_model_len=1024,
+            num_gpu_blocks_override=56,
+        ),
+        phases=(_burst("held back", 16, (40, 400), (30, 90)), _shared()),
     ),
     Scenario(
         name="stopped",

@@ -19,27 +19,24 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # tools are no package
-
-from conformance import again
-from servers import get, post, running, wait_until_ready
 from environments import LLAMA
 from llama_recording import Walk, as_rows, read_log
 from llama_scenarios import SCENARIOS, Scenario
+from logical import judged
 from scenarios import Ask, play
+from servers import get, post, running, wait_until_ready
 
-from headway.simulator.schedules import Rows, differences, read_schedule, side_by_side
+from headway.simulator.schedules import read_schedule
 from headway.simulator.schedules.writing import write_rows
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+HERE = Path(__file__).parent
 #: Of the package that carries the server.
 VERSION = "2026.10.11549"
 PATIENCE_S = 60.0
+#: Slots own their context: how much of it is free the server does not say.
+UNKNOWN = ("free", "freeu")
 #: Every token as likely as every other, so that no two outputs begin alike.
 CHANCE = {"temperature": 1000.0, "samplers": ["temperature"], "ignore_eos": True, "cache_prompt": True}
 
@@ -107,7 +104,11 @@ def contradictions(walk: Walk, told: Told) -> list[str]:
             "tokens": (answer["tokens"], task.tokens),
             "truncated": (answer["truncated"], task.cut),
         }
-        found += [f"request {task.number}, {what}: {one} answered, {other} logged" for what, (one, other) in expected.items() if one != other]
+        found += [
+            f"request {task.number}, {what}: {one} answered, {other} logged"
+            for what, (one, other) in expected.items()
+            if one != other
+        ]
     decodes, busy = len(walk.batches), sum(batch.running for batch in walk.batches)
     counted = told.metrics["n_decode_total"], round(told.metrics["n_busy_slots_per_decode"] * decodes)
     if counted != (decodes, busy):
@@ -127,25 +128,14 @@ def witnessed(scenario: Scenario, folder: Path) -> tuple[Path, list[str]]:
         walk,
         told.prompts,
         told.outputs,
+        scenario.settings,
         name=scenario.name,
         description=f"live: {scenario.description}",
-        version=VERSION,
-        settings=scenario.settings,
+        vllm=VERSION,
     )
     path = folder / f"{scenario.name}.jsonl"
     write_rows(rows, path)
     return path, contradictions(walk, told)
-
-
-def judged(path: Path, simulate: Callable[[Any], Rows] = again) -> tuple[str, str]:
-    """Compare a recording with the simulation; return the first difference in one line and at length.
-
-    Free blocks are no notion of a server whose slots own their context, and are not compared.
-    """
-    schedule = read_schedule(path)
-    simulated = simulate(schedule)
-    found = [one for one in differences(schedule.rows, simulated) if one.field not in {"free", "freeu"}]
-    return (str(found[0]), side_by_side(schedule.rows, simulated)) if found else ("", "")
 
 
 def options() -> argparse.Namespace:
@@ -175,7 +165,7 @@ def main() -> int:
             if chosen.scenarios and scenario.name not in chosen.scenarios:
                 continue
             path, against = witnessed(scenario, folder)
-            problem, shown = judged(path)
+            problem, shown = judged(read_schedule(path), UNKNOWN)
             problem = "; ".join([*against, *filter(None, [problem])])
             steps = len(read_schedule(path).rows.steps)
             print(f"{path.stem:<14} {steps:>5,} steps  {f'differs: {problem}' if problem else 'equal'}", flush=True)

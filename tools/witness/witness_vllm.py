@@ -2,11 +2,12 @@
 
     python tools/witness/witness_vllm.py [SCENARIO ...] [--mode sync|async] [--keep FOLDER]
 
-Each scenario of vllm_scenarios.py is run on the real engine: a model with random weights behind vLLM's own HTTP server, in the
-environment build/witness-vllm (`make witness-vllm` makes it). Its scheduler writes down every call, and vLLM logs
-every iteration. Three things must then be equal: the engine's own log of iterations and the scheduler's recording
-(requests and tokens, context and generation), and every field of the recording and what the simulator makes of the same requests.
-The last line is `N of M equal`; the exit code is 0 where all are, 1 where some are not, 2 where there is no environment.
+Each scenario of vllm_scenarios.py is run on the real engine: a model with random weights behind vLLM's own HTTP
+server, in the environment build/witness-vllm (`make witness-vllm` makes it). Its scheduler writes down every call, and
+vLLM logs every iteration. Two things must hold: vLLM's own log of iterations says the same as its scheduler's
+recording (requests and tokens, context and generation), and every field of the recording is what the simulator makes
+of the same requests. The last line is `N of M equal`; the exit code is 0 where all are, 1 where some are not, 2 where
+there is no environment.
 """
 
 from __future__ import annotations
@@ -17,20 +18,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # tools are no package
-
-from conformance import again, compared
-from servers import free_port, post, running, wait_until_ready
 from environments import VLLM
 from iterations import compositions, logged, side_by_side_of
+from logical import judged
 from scenarios import Ask, play
+from servers import free_port, post, running, wait_until_ready
 from vllm_recording import as_rows, read_recording
 from vllm_scenarios import SCENARIOS, Scenario
 
-from headway.simulator.schedules import Rows, read_schedule
+from headway.simulator.schedules import read_schedule
 from headway.simulator.schedules.writing import write_rows
 
+HERE = Path(__file__).parent
 #: The version whose rules the simulator follows: that of the environment.
 VERSION = "0.32.0"
 MODES = ("sync", "async")
@@ -106,9 +105,10 @@ def witnessed(scenario: Scenario, mode: str, folder: Path) -> tuple[Path, Path]:
                     description=f"live, {mode}: {scenario.description}",
                     version=VERSION,
                 )
-        except ValueError:
+        except ValueError as error:
             if attempt == ATTEMPTS:
                 raise
+            sys.stderr.write(f"{scenario.name}, {mode}: {error}\n")
         else:
             path = folder / f"{scenario.name}_{mode}.jsonl"
             write_rows(rows, path)
@@ -116,15 +116,13 @@ def witnessed(scenario: Scenario, mode: str, folder: Path) -> tuple[Path, Path]:
     raise AssertionError
 
 
-def judged(path: Path, log: Path) -> tuple[str, str]:
+def verdict(path: Path, log: Path) -> tuple[str, str]:
     """Compare recording, log and simulation; return the first difference in one line and at length."""
     schedule = read_schedule(path)
     told, seen = logged(log.read_text(errors="replace").splitlines()), compositions(schedule.rows)
     if told != seen:
         return "the engine's log of iterations differs from its scheduler's recording", side_by_side_of(told, seen)
-    simulated: Rows = again(schedule)
-    problem, shown = compared(schedule.rows, simulated)
-    return problem, shown
+    return judged(schedule)
 
 
 def options() -> argparse.Namespace:
@@ -156,7 +154,7 @@ def main() -> int:
                 continue
             for mode in [chosen.mode] if chosen.mode else MODES:
                 path, log = witnessed(scenario, mode, folder)
-                problem, shown = judged(path, log)
+                problem, shown = verdict(path, log)
                 steps = len(read_schedule(path).rows.steps)
                 print(f"{path.stem:<14} {steps:>5,} steps  {f'differs: {problem}' if problem else 'equal'}", flush=True)
                 print(shown, end="")
