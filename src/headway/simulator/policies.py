@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headway.errors import InputError, nearest
+from headway.simulator.loading import load
 from headway.simulator.prefixes import engine_runs
+from headway.simulator.profiles import profile_of
 from headway.types import LlamaCppSettings, SglangSettings, TensorRtLlmSettings, TgiSettings
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Policy:
     overlaps: bool  # whether the engine schedules one batch while another runs
 
 
-#: engine -> its policy; vLLM's is `vllm.Vllm`, which takes the same things and a version profile
+#: engine -> its policy
 POLICIES = {
     "vllm": Policy(module="vllm", name="Vllm", own=type(None), overlaps=True),
     "sglang": Policy(module="sglang", name="Sglang", own=SglangSettings, overlaps=True),
@@ -53,27 +54,26 @@ _LEAST = {
 
 
 def new_engine(replica: Replica, requests: Requests, table: Any, recorder: Any) -> Any:
-    """Return an engine other than vLLM, on the general engine's table (see `stepping`)."""
-    policy = POLICIES[replica.settings.engine]
-    runs = engine_runs(requests.prefix, 1) if requests.prefix is not None else None
-    return getattr(_module(policy), policy.name)(replica, runs, table, recorder)
+    """Return a replica's engine, on the general engine's table (see `stepping`)."""
+    policy, settings = POLICIES[replica.settings.engine], replica.settings
+    engine = getattr(load(policy.module), policy.name)
+    block_size = settings.block_size if settings.engine == "vllm" else 1
+    runs = engine_runs(requests.prefix, block_size) if requests.prefix is not None else None
+    if settings.engine == "vllm":
+        return engine(replica, runs, table, recorder, profile_of(settings.version))
+    return engine(replica, runs, table, recorder)
 
 
 def bounds(replica: Replica, isl: IntColumn, most: IntColumn) -> tuple[IntColumn, NDArray[np.bool_]]:
-    """Return at how many tokens each request ends by length, and which are refused, of an engine other than vLLM.
+    """Return at how many tokens each request ends by length, and which are refused.
 
     Args:
         replica: the engine.
         isl: prompt lengths.
         most: prompt and outputs asked for.
     """
-    module = _module(POLICIES[replica.settings.engine])
-    most = np.minimum(most, module.most_tokens(replica))
-    return most, module.refused(replica, isl, most)
-
-
-def _module(policy: Policy) -> Any:
-    return import_module(f"headway.simulator.{policy.module}")
+    module = load(POLICIES[replica.settings.engine].module)
+    return np.minimum(most, module.most_tokens(replica)), module.refused(replica, isl, most)
 
 
 def check_engine(replica: Replica) -> None:
@@ -120,12 +120,17 @@ def _check_own(settings: EngineSettings) -> None:
         value = getattr(own, name, None)
         if value is not None and not value >= least:
             raise _wrong(f"own.{name}", f"expected at least {least}, got {value}")
-    if isinstance(own, SglangSettings) and own.chunked_prefill_size != -1:
-        if own.chunked_prefill_size < 1 or own.chunked_prefill_size % settings.block_size:
-            raise _wrong("own.chunked_prefill_size", f"expected -1 or a multiple of block_size {settings.block_size}")
-    if isinstance(own, TensorRtLlmSettings) and own.capacity_scheduler_policy == "MAX_UTILIZATION":
-        if not settings.enable_chunked_prefill and settings.max_num_batched_tokens < settings.max_model_len:
-            raise _wrong("enable_chunked_prefill", "a paused prompt grows beyond max_num_batched_tokens; expected true")
+    _check_chunks(settings, own)
+
+
+def _check_chunks(settings: EngineSettings, own: Any) -> None:
+    size = settings.block_size
+    chunk = getattr(own, "chunked_prefill_size", -1)
+    if chunk != -1 and (chunk < 1 or chunk % size):
+        raise _wrong("own.chunked_prefill_size", f"expected -1 or a multiple of block_size {size}, got {chunk}")
+    grows = getattr(own, "capacity_scheduler_policy", "") == "MAX_UTILIZATION"
+    if grows and not settings.enable_chunked_prefill and settings.max_num_batched_tokens < settings.max_model_len:
+        raise _wrong("enable_chunked_prefill", "a paused prompt grows beyond max_num_batched_tokens; expected true")
 
 
 def _wrong(place: str, problem: str, hint: str = "") -> InputError:

@@ -37,6 +37,8 @@ RUNNING = cython.declare(cython.schar, 1)
 LOADING = cython.declare(cython.schar, 2)
 LOADED = cython.declare(cython.schar, 3)
 ENDED = cython.declare(cython.schar, 4)
+REFUSED = cython.declare(cython.schar, 2)  # simulation.FAILED
+FAILED = cython.declare(cython.schar, 2)  # of `Table.state`: refused
 
 
 def _view(array: Any) -> Any:
@@ -253,6 +255,7 @@ class Stepper(Server):
         self.connected = transfer is not None
         self.transfers = []
         self.held_back = 0
+        self.drops_stale = False
         # hang-ups to come, (time, request), soonest last
         self.aborts = []
         self.next_abort = NEVER
@@ -357,13 +360,15 @@ class Stepper(Server):
                 busy += min(now, batch.end) - batch.begin
         return busy
 
-    def run_all(self, arrivals: Any) -> None:
-        """Take in all requests by itself, in order of arrival, and live to the end."""
+    def run_all(self, arrivals: Any, states: Any) -> None:
+        """Take in all requests that are not refused, in order of arrival, and live to the end."""
         times: cython.longlong[::1] = _view(arrivals)
+        state: cython.schar[::1] = _view(states)
         request: cython.int
         for request in range(times.shape[0]):
-            self.advance(times[request])
-            self.arrive(request, times[request])
+            if state[request] != REFUSED:
+                self.advance(times[request])
+                self.arrive(request, times[request])
         self.advance(NEVER)
 
     @cython.cfunc
@@ -521,6 +526,7 @@ class Stepper(Server):
             self.steps += 1
             self.scheduled_tokens += batch.total
             self.busy += batch.end - batch.begin
+        self.done_with(batch.number)
         table: Table = self.table
         i: cython.int
         for i in range(batch.count):
@@ -530,7 +536,6 @@ class Stepper(Server):
                 self.speak(batch, i, request)
         if self.connected:
             self.receive(batch)
-        self.done_with(batch.number)
         if self.record is not None:
             self.record.popped(self, batch)
         return 0
@@ -538,9 +543,11 @@ class Stepper(Server):
     @cython.cfunc
     @cython.exceptval(-1)
     def speak(self, batch: Batch, i: cython.int, request: cython.int) -> cython.int:
-        """Deliver the tokens of one request; those of a request thrown back meanwhile count, too."""
+        """Deliver the tokens of one request; those of one thrown back meanwhile count, too, but for `drops_stale`."""
         table: Table = self.table
         current: cython.bint = batch.epoch[i] == table.epoch[request]
+        if not current and self.drops_stale:
+            return 0
         accepted: cython.int = batch.accepted[i]
         if current:
             rejected: cython.int = batch.drafts[i] - accepted
@@ -647,7 +654,11 @@ class Stepper(Server):
             self.record.transferred(request, kind, self.now, self.now + duration, tokens)
         return 0
 
+    def all_gaps(self) -> tuple[list[int], list[int]]:
+        """Return the inter-token gaps: how long, and how many were so in a row."""
+        self.note_gaps()
+        return self.gaps
+
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return the counters: steps, jumps, scheduled tokens, preemptions, busy picoseconds."""
-        self.note_gaps()
         return self.steps, 0, self.scheduled_tokens, self.preemptions, self.busy

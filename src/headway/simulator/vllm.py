@@ -20,6 +20,7 @@ if cython.compiled:
     from cython.cimports.headway.simulator.stepping import Batch, Line, Stepper, Table
 else:
     from headway.simulator.stepping import Batch, Line, Stepper, Table
+from headway.simulator.profiles import profile_of
 from headway.simulator.stepping import _grown, _ints, _view
 
 COMPILED: bool = cython.compiled
@@ -33,6 +34,21 @@ ENDED = cython.declare(cython.schar, 4)
 BY_LENGTH = cython.declare(cython.schar, 1)
 NO_KEY = cython.declare(cython.longlong, -1)
 READS_AHEAD = ("eagle", "eagle3", "mtp")  # drafters that run on the target's hidden states, one token ahead
+
+
+def most_tokens(replica: Any) -> int:  # noqa: ARG001 - as the other policies'
+    """Return the tokens at which any request ends: max_model_len ends it too, but the scheduler doesn't count on it."""
+    return 1 << 60
+
+
+def refused(replica: Any, isl: Any, most: Any) -> Any:
+    """Return which requests leave no room for a token, or would never fit the blocks when alone."""
+    settings, speculation = replica.settings, replica.speculation
+    size, tokens = settings.block_size, np.minimum(most, settings.max_model_len)
+    ahead = speculation.num_speculative_tokens if speculation is not None and speculation.method != "ngram" else 0
+    blocks = -(-np.minimum(tokens - 1 + ahead, settings.max_model_len) // size)
+    groups = max(1, len(replica.kv_groups))
+    return (tokens <= isl) | (blocks * groups > replica.num_gpu_blocks)
 
 
 @cython.final
@@ -186,6 +202,7 @@ class Vllm(Stepper):
     go_on_after_self: cython.bint
     loras_of_all: cython.bint
     deferring: cython.bint
+    windowed: cython.bint  # some group keeps but a window
     # memory
     pool: Pool
     groups: cython.int
@@ -197,7 +214,8 @@ class Vllm(Stepper):
     named: cython.int[::1]  # how many of them have been registered, by holder
     gone: cython.int[::1]  # how many left the windows, by holder and group
     spare_holders: list[Any]
-    deferred: list[Any]  # (last batch, blocks) that return when that batch is processed
+    deferred: list[Any]  # (batch, blocks) that return when that batch is processed
+    writing: cython.longlong  # the latest batch that writes to blocks
     # the ids of all requests, in blocks of this engine
     stride: cython.longlong
     first_key: cython.longlong[::1]
@@ -205,7 +223,8 @@ class Vllm(Stepper):
     offset: cython.longlong[::1]
     hits: cython.int[:, ::1]  # by group
     hit: cython.int
-    idle: cython.int
+    idle: cython.int  # how many of them nobody holds
+    outside: cython.int[::1]  # by group: blocks before the window of what will have been computed
     junction: cython.int[::1]  # by request: the longest prefix some group had when not all did
     # queues
     order: cython.int[::1]
@@ -214,6 +233,8 @@ class Vllm(Stepper):
     # one prefill in so many steps
     steps_since: cython.longlong
     capacity_bound: cython.bint
+    aside: cython.schar[::1]  # by request: passed over since it began to wait
+    asides: cython.int
     # one call of the scheduler
     tokens_left: cython.longlong
     inputs_left: cython.longlong
@@ -225,8 +246,9 @@ class Vllm(Stepper):
     running_prefill: cython.bint
     padding: cython.int  # drafts a waiting request is padded with
 
-    def __init__(self, replica: Any, ids: Any, table: Table, record: Any, profile: Any) -> None:
+    def __init__(self, replica: Any, ids: Any, table: Table, record: Any) -> None:
         Stepper.__init__(self, replica, table, record)
+        profile = profile_of(replica.settings.version)
         settings, speculation = replica.settings, replica.speculation
         self.max_seqs = settings.max_num_active_seqs or settings.max_num_seqs
         self.max_num_batched_tokens = settings.max_num_batched_tokens
@@ -251,9 +273,11 @@ class Vllm(Stepper):
         self.hash_lookahead = 1 if method in READS_AHEAD and hashed_ahead else 0
         self.drop_last_hit = method in READS_AHEAD and not hashed_ahead
         self.deferring = transfer is not None and transfer.kv_role != "kv_producer" and self.depth > 1
-        self.order, self.deferred = _ints(16), []
+        self.drops_stale = transfer is not None and transfer.kv_role != "kv_consumer"
+        self.order, self.deferred, self.writing = _ints(16), [], 0
         self.line, self.holding = Line(table, self.priority), Line(table, self.priority)
         self.steps_since, self.capacity_bound = 1 << 40, False
+        self.aside, self.asides = _ints(len(table.isl), 0, np.int8), 0
         self.lay_out(replica, profile, ids)
 
     def lay_out(self, replica: Any, profile: Any, ids: Any) -> None:
@@ -261,7 +285,7 @@ class Vllm(Stepper):
         size, isl, osl = self.block_size, np.asarray(self.table.isl), np.asarray(self.table.osl)
         self.pool = Pool(replica.num_gpu_blocks, profile.uncached_first)
         windows = [group.window_tokens or 0 for group in replica.kv_groups] or [0]
-        self.groups = len(windows)
+        self.groups, self.windowed = len(windows), any(windows)
         # an admission asks a window group for what it holds at most: the window and what is in flight
         in_flight = self.depth * self.max_num_batched_tokens
         most = [-(-(window - 1 + in_flight) // size) + 1 if window else NEVER for window in windows]
@@ -275,6 +299,7 @@ class Vllm(Stepper):
         self.spare_holders = list(range(15, -1, -1))
         self.junction = _ints(len(isl) if self.groups > 1 else 1)
         self.hit = self.idle = 0
+        self.outside = _ints(self.groups)
         self.stride = 0
         self.first_key = self.counts_of = self.offset = _ints(1, 0, np.int64)
         if ids is not None and self.caching:
@@ -295,6 +320,7 @@ class Vllm(Stepper):
     @cython.exceptval(-1)
     def run(self, request: cython.int) -> cython.int:
         """Move a request to the end of running."""
+        self.recall(request)
         if self.running == self.order.shape[0]:
             self.order = _grown(self.order)
         self.order[self.running] = request
@@ -321,6 +347,9 @@ class Vllm(Stepper):
         """Free the memory and the place of a request that ended."""
         table: Table = self.table
         status: cython.schar = table.status[request]
+        self.recall(request)
+        if self.connected and self.windowed:
+            self.slide(request)
         if status == RUNNING:
             self.retire(request)
         elif status == WAITING:
@@ -368,8 +397,9 @@ class Vllm(Stepper):
         group: cython.int
         i: cython.int
         for group in range(self.groups):
-            for i in range(self.count[holder], blocks):
-                self.rows[holder * self.groups + group, i] = self.pool.take()
+            row: cython.int = holder * self.groups + group
+            for i in range(max(self.count[holder], self.gone[row]), blocks):
+                self.rows[row, i] = self.pool.take()
         self.count[holder] = max(self.count[holder], blocks)
         return 0
 
@@ -378,6 +408,8 @@ class Vllm(Stepper):
     def slide(self, request: cython.int) -> cython.int:
         """Release the blocks that lie outside the windows of the tokens processed so far, tail first."""
         holder: cython.int = self.table.holder[request]
+        if holder < 0:
+            return 0
         processed: cython.longlong = self.table.computed[request] - self.table.flying[request]
         group: cython.int
         i: cython.int
@@ -385,7 +417,7 @@ class Vllm(Stepper):
             if self.windows[group] == 0:
                 continue
             row: cython.int = holder * self.groups + group
-            gone: cython.int = cython.cast(cython.int, (processed - self.windows[group] + 1) // self.block_size)
+            gone: cython.int = min(self.before_window(group, processed), self.count[holder])
             for i in range(gone - 1, self.gone[row] - 1, -1):
                 self.pool.release(self.rows[row, i])
                 self.rows[row, i] = -1
@@ -395,7 +427,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(-1)
     def free_all(self, request: cython.int) -> cython.int:
-        """Release the blocks of a request, tail first."""
+        """Release the blocks of a request, group by group, tail first; where it is in flight, when that is processed."""
         holder: cython.int = self.table.holder[request]
         if holder < 0:
             return 0
@@ -405,14 +437,14 @@ class Vllm(Stepper):
         group: cython.int
         i: cython.int
         for group in range(self.groups):
-            row: cython.int = holder * self.groups + group
+            row: cython.int = holder * self.groups + (self.groups - 1 - group if later else group)
             for i in range(self.count[holder] - 1, self.gone[row] - 1, -1):
                 if later:
                     blocks.append(self.rows[row, i])
                 else:
                     self.pool.release(self.rows[row, i])
         if later:
-            self.deferred.append((self.calls, blocks))
+            self.deferred.append((self.writing, blocks))
         self.spare_holders.append(holder)
         return 0
 
@@ -455,8 +487,8 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def match(self, request: cython.int) -> cython.int:
-        """Find the longest prefix cached in all groups: sets `hits`, `hit` and `idle` (how many nobody holds)."""
-        self.hit = self.idle = 0
+        """Find the longest prefix cached in all groups: sets `hits` and `hit`."""
+        self.hit = 0
         if not self.caching:
             return 0
         self.hit = cython.cast(cython.int, (self.table.known[request] - 1) // self.block_size)
@@ -473,11 +505,28 @@ class Vllm(Stepper):
             self.junction[request] = longest if longest > self.hit else 0
         if self.drop_last_hit and self.hit > 0:
             self.hit -= 1
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def before_window(self, group: cython.int, computed: cython.longlong) -> cython.int:
+        """Return how many blocks lie before the window of the token after so many computed."""
+        if self.windows[group] == 0:
+            return 0
+        return cython.cast(cython.int, max(0, computed - self.windows[group] + 1) // self.block_size)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def weigh(self, computed: cython.longlong) -> cython.int:
+        """Say what a hit is worth when so many tokens, hit or loaded, are computed: sets `outside` and `idle`."""
+        self.idle = 0
+        group: cython.int
         i: cython.int
         for group in range(self.groups):
-            for i in range(self.hit):
-                block: cython.int = self.hits[group, i]
-                self.idle += block >= 0 and self.pool.refs[block] == 0
+            self.outside[group] = self.before_window(group, computed)
+            for i in range(self.outside[group], self.hit):
+                self.idle += self.pool.refs[self.hits[group, i]] == 0
         return 0
 
     @cython.cfunc
@@ -517,7 +566,7 @@ class Vllm(Stepper):
         for group in range(self.groups):
             row: cython.int = holder * self.groups + group
             for index in range(max(self.named[holder], self.gone[row]), full):
-                if self.groups == 1 or self.windows[group] == 0 or self.kept(request, index, group):
+                if self.windows[group] == 0 or self.kept(request, index, group):
                     self.pool.register(self.rows[row, index], self.key_of(request, index, group))
         self.named[holder] = max(self.named[holder], cython.cast(cython.int, full))
         return 0
@@ -533,7 +582,7 @@ class Vllm(Stepper):
         replay: cython.longlong = (self.table.isl[request] - 1) // self.block_size
         if replay - self.contiguous[group] <= index < replay:
             return True
-        junction: cython.longlong = self.junction[request]
+        junction: cython.longlong = self.junction[request] if self.groups > 1 else 0
         return junction - self.contiguous[group] <= index < junction
 
     @cython.cfunc
@@ -560,6 +609,7 @@ class Vllm(Stepper):
         if self.preemptions == preempted:
             self.form_waiting(batch)
         if batch.count > 0:
+            self.writing = batch.number
             self.steps_since = 0 if self.prefilled else self.steps_since + 1
         return 0
 
@@ -642,7 +692,7 @@ class Vllm(Stepper):
         """Get blocks for a running request: 1 done, 0 there are none, −1 it was thrown out itself."""
         holder: cython.int = self.table.holder[request]
         blocks: cython.int = self.blocks_of(tokens)
-        if self.groups > 1:
+        if self.windowed:
             self.slide(request)
         while (blocks - self.count[holder]) * self.groups > self.pool.free:
             victim: cython.int = self.victim()
@@ -703,7 +753,7 @@ class Vllm(Stepper):
     @cython.exceptval(-1)
     def form_waiting(self, batch: Batch) -> cython.int:
         """Admit from the waiting lines until the head does not fit: those with loaded KV, then the others."""
-        skipped: cython.int = 0
+        table: Table = self.table
         lines: cython.int
         request: cython.int = -1
         for lines in range(2):
@@ -712,18 +762,34 @@ class Vllm(Stepper):
             while request >= 0 and self.tokens_left > 0 and self.running < self.max_seqs:
                 if self.inputs_left <= self.draft_slots:
                     break
-                after: cython.int = self.table.newer[request]
+                after: cython.int = table.newer[request]
                 if self.passed_over(batch, request):
-                    skipped += 1
+                    self.put_aside(request)
                 elif not self.admit(batch, line, request):
                     break
-                elif self.table.status[request] == LOADING:
-                    skipped += 1
+                elif table.status[request] == LOADING:
+                    self.put_aside(request)
                 request = after
             if request >= 0:
                 break
         if not self.held:
-            self.capacity_bound = self.waiting > skipped
+            self.capacity_bound = self.waiting > self.asides
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def put_aside(self, request: cython.int) -> cython.int:
+        """Note that a waiting request was passed over: it is not for want of room that it waits."""
+        self.asides += 1 - self.aside[request]
+        self.aside[request] = 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def recall(self, request: cython.int) -> cython.int:
+        """Forget that a request was passed over."""
+        self.asides -= self.aside[request]
+        self.aside[request] = 0
         return 0
 
     @cython.cfunc
@@ -733,7 +799,9 @@ class Vllm(Stepper):
         table: Table = self.table
         if table.status[request] == LOADING:
             return True
-        if table.flying[request] > 0:  # output of before it was thrown out is still to come
+        if table.status[request] == LOADED:
+            self.take_over(request)
+        if table.flying[request] > 0 and not self.drops_stale:  # output of before it was thrown out is still to come
             return True
         if self.max_loras == 0 or table.adapter[request] < 0:
             return False
@@ -768,6 +836,7 @@ class Vllm(Stepper):
         if table.status[request] != LOADED:
             self.match(request)
             computed = self.hit * self.block_size
+            self.weigh(computed)
             if table.remote[request] == 1 and table.isl[request] > computed:
                 return self.load(line, request, computed)
         tokens: cython.longlong = self.first_share(known, computed)
@@ -779,7 +848,7 @@ class Vllm(Stepper):
         self.name(request, computed + tokens)
         self.run(request)
         table.computed[request] = computed
-        table.chunk[request] = 0
+        table.chunk[request] = computed + tokens < known
         if table.cached[request] < 0:
             table.cached[request] = cython.cast(cython.int, computed)
         batch.admitted.append((request, computed))
@@ -835,10 +904,10 @@ class Vllm(Stepper):
     def missing(self, request: cython.int, tokens: cython.longlong, capped: cython.bint) -> cython.longlong:
         """Return how many blocks a waiting request would take; `capped`: windows let go of theirs on the way."""
         holder: cython.int = self.table.holder[request]
-        held: cython.longlong = self.count[holder] if holder >= 0 else self.hit
         total: cython.longlong = 0
         group: cython.int
         for group in range(self.groups):
+            held: cython.longlong = self.count[holder] if holder >= 0 else max(self.hit, self.outside[group])
             blocks: cython.longlong = self.blocks_of(tokens)
             if capped:
                 blocks = min(blocks, self.most[group])
@@ -856,14 +925,10 @@ class Vllm(Stepper):
             i: cython.int
             for group in range(self.groups):
                 row: cython.int = holder * self.groups + group
-                self.gone[row] = 0
-                for i in range(self.hit):
-                    block: cython.int = self.hits[group, i]
-                    self.rows[row, i] = block
-                    if block >= 0:
-                        self.pool.touch(block)
-                    else:
-                        self.gone[row] = i + 1
+                self.gone[row] = self.outside[group]
+                for i in range(self.outside[group], self.hit):
+                    self.rows[row, i] = self.hits[group, i]
+                    self.pool.touch(self.hits[group, i])
             self.count[holder] = self.named[holder] = self.hit
         return self.extend(holder, self.blocks_of(tokens))
 
@@ -875,6 +940,7 @@ class Vllm(Stepper):
         """Take blocks for the whole prompt and let its KV come; return whether there was room."""
         table: Table = self.table
         tokens: cython.longlong = table.isl[request]
+        self.weigh(tokens)
         if not self.has_room(request, table.known[request], tokens, self.reserved()):
             return False
         line.remove(request)
@@ -890,15 +956,31 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def reserved(self) -> cython.longlong:
-        """Return the blocks that prompts and loads under way will still take."""
-        blocks: cython.longlong = 0
+        """Return the blocks that prompts and loads under way will still take, and a step of speculation."""
+        ahead: cython.longlong = 1 + self.drafting + self.lookahead if self.drafting > 0 else 0
+        blocks: cython.longlong = self.groups * ((ahead + self.block_size - 1) // self.block_size)
         i: cython.int
         for i in range(self.running):
-            request: cython.int = self.order[i]
-            if self.table.computed[request] < self.table.known[request]:
-                more: cython.longlong = self.blocks_of(self.table.known[request] + self.lookahead)
-                blocks += max(0, more - self.count[self.table.holder[request]]) * self.groups
+            if self.table.chunk[self.order[i]]:
+                blocks += self.to_come(self.order[i], ahead)
+        request: cython.int = self.holding.head
+        while request >= 0:
+            blocks += self.to_come(request, ahead)
+            request = self.table.newer[request]
         return blocks
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def to_come(self, request: cython.int, ahead: cython.longlong) -> cython.longlong:
+        """Return the blocks that a request will still take for its known tokens and so many more."""
+        tokens: cython.longlong = min(self.table.known[request], self.max_model_len) + ahead
+        blocks: cython.longlong = (tokens + self.block_size - 1) // self.block_size
+        held: cython.longlong = self.count[self.table.holder[request]]
+        total: cython.longlong = 0
+        group: cython.int
+        for group in range(self.groups):
+            total += max(0, min(blocks, self.most[group]) - held)
+        return total
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -908,6 +990,12 @@ class Vllm(Stepper):
             self.held_back -= 1
             return self.free_all(request)
         self.table.status[request] = LOADED
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def take_over(self, request: cython.int) -> cython.int:
+        """Register what was loaded; the last token of the prompt is computed again, for the first output."""
         self.name(request, self.table.isl[request])
         self.table.computed[request] = self.table.isl[request] - 1
         return 0

@@ -1,0 +1,109 @@
+"""Sets up the general engine: the columns of its table, who is refused, and what it found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headway.simulator.itl import GapPart
+from headway.simulator.loading import load
+from headway.simulator.policies import bounds, new_engine
+from headway.simulator.simulation import FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from headway.types import FloatColumn, IntColumn, Replica, Requests
+
+_PS_PER_S = 1e12
+NEVER_PS = 1 << 62
+
+
+class Stepped:
+    """Equal replicas of the general engine, on one table.
+
+    Attributes:
+        found: columns by request: first_ps, last_ps, state, cached_tokens (−1: never admitted), preemptions, reason
+            (1 by length, 2 by a stop token, 3 hung up), delivered (tokens).
+        engines: the replicas.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        replica: Replica,
+        *,
+        replicas: int = 1,
+        ids: Sequence[str] | None = None,
+        recorder: Any = None,
+    ) -> None:
+        given = _given(requests, ids)
+        given["most"], refused = bounds(replica, given["isl"], given["most"])
+        self.arrive_ps: IntColumn = given["arrive"]
+        self.found = _found(refused)
+        self.output_tokens = np.where(refused, 0, np.minimum(given["osl"], given["most"] - given["isl"]))
+        table = load("stepping").Table(given, self.found)
+        self.engines = [new_engine(replica, requests, table, recorder) for _ in range(replicas)]
+
+    def gaps(self) -> tuple[GapPart, ...]:
+        """Return the inter-token gaps; call it once the run is over."""
+        parts = [engine.all_gaps() for engine in self.engines]
+        return tuple(
+            GapPart(
+                np.array(gaps, np.int64),
+                np.zeros(len(gaps), np.int64),
+                np.ones(len(gaps), np.int32),
+                np.array(weights, np.int32),
+            )
+            for gaps, weights in parts
+        )
+
+
+def _given(requests: Requests, ids: Sequence[str] | None) -> dict[str, Any]:
+    """Return what the table is given; times in picoseconds. `ids` order equals (None: their rows do)."""
+    count = len(requests)
+    isl = np.ascontiguousarray(requests.isl_tokens, np.int64)
+    osl = np.ascontiguousarray(requests.osl_tokens, np.int32)
+    rank = np.arange(count, dtype=np.int32)
+    if ids is not None:
+        rank[np.argsort(np.array(ids, dtype=str), kind="stable")] = np.arange(count, dtype=np.int32)
+    return {
+        "arrive": np.rint(requests.arrive_s * _PS_PER_S).astype(np.int64),
+        "isl": isl,
+        "osl": osl,
+        "most": isl + (osl if requests.max_tokens is None else requests.max_tokens),
+        "priority": _ints(requests.priority, count, 0),
+        "rank": rank,
+        "adapter": _ints(requests.adapter_id, count, -1),
+        "remote": _ints(requests.remote_prefill, count, 0).astype(np.int8),
+        "abort": _times(requests.abort_s, count, NEVER_PS),
+        "hold": _times(requests.hold_s, count, -1),
+    }
+
+
+def _ints(column: Any, count: int, missing: int) -> NDArray[np.int32]:
+    return np.full(count, missing, np.int32) if column is None else np.ascontiguousarray(column, np.int32)
+
+
+def _times(column: FloatColumn | None, count: int, missing: int) -> IntColumn:
+    times = np.full(count, missing, np.int64)
+    if column is not None:
+        known = ~np.isnan(column)
+        times[known] = np.rint(column[known] * _PS_PER_S).astype(np.int64)
+    return times
+
+
+def _found(refused: NDArray[np.bool_]) -> dict[str, Any]:
+    count = len(refused)
+    return {
+        "first_ps": np.full(count, -1, np.int64),
+        "last_ps": np.full(count, -1, np.int64),
+        "state": np.multiply(refused, FAILED, dtype=np.int8),
+        "cached_tokens": np.full(count, -1, np.int32),
+        "preemptions": np.zeros(count, np.int32),
+        "reason": np.zeros(count, np.int8),
+        "delivered": np.zeros(count, np.int32),
+    }
