@@ -11,9 +11,10 @@ A the time of the first and D its growth per iteration: one jump. Everything els
 
 The classes, from the inside out:
     Gaps     inter-token gaps as arithmetic progressions
-    Agenda   what is due at which iteration
+    Heap     numbers, least first; as Agenda: what is due at which iteration
     Blocks   the KV blocks of a replica: blank ones, a least-recently-used line of cached extents, extents in use
     Engine   one replica: `schedule` decides the next jump, `commit` lives through it
+    Tournament  where the least of some numbers is
     Fleet    arrivals, a router and the replicas
 
 An *extent* is a stretch of cached blocks whose keys are consecutive, kept, released and evicted together; it splits
@@ -287,6 +288,7 @@ class Blocks:
     newer: cython.int[::1]
     chain: cython.int[::1]  # the next extent of the bucket; of a spare extent, the next spare one
     owner: cython.int[::1]  # the preempted slot whose private blocks these are, −1: nobody's
+    grower: cython.int[::1]  # the slot that made it longer last, −1: nobody
     spare: cython.int
     # buckets of extents by first key, each in order of registration
     bucket: cython.int[::1]
@@ -305,6 +307,13 @@ class Blocks:
     into: cython.longlong[::1]
     named: cython.longlong[::1]  # keyed blocks held
     beside: cython.schar[::1]
+    unseen: cython.schar[::1]  # its last extent grows, and is made longer when somebody looks
+    watched: cython.schar[::1]  # not any more: another request registers its keys, too
+    # when output blocks are registered
+    naming: Agenda  # decodes whose next block with an id is an event
+    contexts: cython.longlong[::1]  # of decodes, less the iteration
+    late: cython.bint  # with its last token known, one iteration later
+    now: cython.longlong  # the iteration all is registered up to
     # the ids of all requests, in blocks of this engine
     first_key: cython.longlong[::1]
     count: cython.longlong[::1]
@@ -313,6 +322,11 @@ class Blocks:
     # the answer of `match`
     hit: cython.longlong
     idle: cython.longlong  # of these, unreferenced
+    path: cython.int[::1]  # the extents it came through
+    reach: cython.int[::1]  # how many blocks of each
+    found: cython.int  # how many extents
+    next_run: cython.longlong  # what would come next
+    next_into: cython.longlong
 
     def __init__(self, num_blocks: int, slots: int, settings: Any, ids: Any) -> None:
         self.block_size, self.caching = settings.block_size, settings.enable_prefix_caching
@@ -321,7 +335,7 @@ class Blocks:
         extents = 64
         self.key = _ints(extents, -1, np.int64)
         self.length, self.refs, self.older, self.newer = (_ints(extents) for _ in range(4))
-        self.chain, self.owner, self.holder = (_ints(extents, -1) for _ in range(3))
+        self.chain, self.owner, self.holder, self.grower = (_ints(extents, -1) for _ in range(4))
         self.spare = -1
         self._spare_extents(1, extents)
         self.bucket = _ints(1 << max(4, min(20, (num_blocks // 4).bit_length())) if ids else 1, -1)
@@ -330,13 +344,16 @@ class Blocks:
         self.spare_cell = -1
         self._spare_cells(0, 64)
         self.run, self.run_end, self.into, self.named = (_ints(slots, 0, np.int64) for _ in range(4))
-        self.beside = _ints(slots, 0, np.int8)
+        self.beside, self.unseen, self.watched = (_ints(slots, 0, np.int8) for _ in range(3))
+        self.naming, self.late, self.now = Agenda(slots), settings.async_scheduling, -1
+        self.contexts = _ints(slots, 0, np.int64)
         self.stride = 0
         self.first_key = self.count = self.offset = _ints(1, 0, np.int64)
         if ids:
             self.stride = ids[0]
             self.offset, self.first_key, self.count = (_view(column) for column in ids[1:])
-        self.hit = self.idle = 0
+        self.hit = self.idle = self.found = self.next_run = self.next_into = 0
+        self.path, self.reach = _ints(64), _ints(64)
 
     # --- storage of extents and cells
 
@@ -349,6 +366,7 @@ class Blocks:
         size = len(self.length)
         self.key, self.chain = _grown(self.key, -1), _grown(self.chain, -1)
         self.owner, self.holder = _grown(self.owner, -1), _grown(self.holder, -1)
+        self.grower = _grown(self.grower, -1)
         self.length, self.refs = _grown(self.length), _grown(self.refs)
         self.older, self.newer = _grown(self.older), _grown(self.newer)
         self._spare_extents(size, 2 * size)
@@ -376,6 +394,7 @@ class Blocks:
         self.refs[extent] = refs
         self.owner[extent] = -1
         self.holder[extent] = -1
+        self.grower[extent] = -1
         self.chain[extent] = -1
         return extent
 
@@ -531,6 +550,8 @@ class Blocks:
         key: cython.longlong = self.key[extent] + head * self.stride
         tail: cython.int = self._new(key, self.length[extent] - head, self.refs[extent])
         self.length[extent] = head
+        self.grower[tail] = self.grower[extent]
+        self.grower[extent] = -1
         place: cython.longlong = self._place(key)
         self.chain[tail] = self.bucket[place]  # in front: an extent of several blocks is the first copy of each
         self.bucket[place] = tail
@@ -551,49 +572,72 @@ class Blocks:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def match(
-        self, request: cython.longlong, slot: cython.int, limit: cython.longlong, take: cython.bint
-    ) -> cython.int:
-        """Find the longest cached prefix of at most `limit` blocks: sets `hit` and `idle`; `take` also holds it.
+    def match(self, request: cython.longlong, slot: cython.int, limit: cython.longlong) -> cython.int:
+        """Find the longest cached prefix of at most `limit` blocks: sets `hit` and `idle`, and what `take` needs.
 
-        `slot` is that of a preempted request, or the one to hold the prefix; −1 while a new request only asks.
+        `slot` is that of a preempted request; −1: a new one.
         """
         hit: cython.longlong = 0
         idle: cython.longlong = 0
         run: cython.longlong = self.offset[request] if self.stride > 0 else 0
         end: cython.longlong = self.offset[request + 1] if self.stride > 0 else 0
         into: cython.longlong = 0
+        self.found = 0
         while run < end and hit < limit:
             extent: cython.int = self._find(self.first_key[run] + into * self.stride)
             if extent < 0:
                 break
+            if self._grows(extent):
+                self._catch_up(self.grower[extent])
             reach: cython.longlong = min(self.count[run] - into, limit - hit, self.length[extent])
             if self.refs[extent] == 0:
                 idle += reach
-            if take:
-                self._share(slot, extent, cython.cast(cython.int, reach))
+            self._pass_by(extent, cython.cast(cython.int, reach))
             hit += reach
             into += reach
             if into == self.count[run]:
                 run += 1
                 into = 0
-        if take:
-            self.run[slot] = run
-            self.run_end[slot] = end
-            self.into[slot] = into
-            self.named[slot] = hit
-            self.beside[slot] = 0
-        if slot >= 0 and self.private[slot] >= 0:  # then all its blocks with ids are cached too
-            extent = self.private[slot]
-            hit += self.length[extent]
-            idle += self.length[extent]
-            if take:
-                self._unlink(extent)
-                self._spend(extent)
-                self.free -= self.length[extent]
-                self.private[slot] = -1
+        self.next_run = run
+        self.next_into = into
         self.hit = hit
         self.idle = idle
+        if slot >= 0 and self.private[slot] >= 0:  # then all its blocks with ids are cached too
+            self.hit += self.length[self.private[slot]]
+            self.idle += self.length[self.private[slot]]
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _pass_by(self, extent: cython.int, reach: cython.int) -> cython.int:
+        if self.found == self.path.shape[0]:
+            self.path, self.reach = _grown(self.path), _grown(self.reach)
+        self.path[self.found] = extent
+        self.reach[self.found] = reach
+        self.found += 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def take(self, request: cython.longlong, slot: cython.int) -> cython.int:
+        """Hold the prefix that `match` has just found."""
+        i: cython.int
+        named: cython.longlong = 0
+        for i in range(self.found):
+            self._share(slot, self.path[i], self.reach[i])
+            named += self.reach[i]
+        self.run[slot] = self.next_run
+        self.run_end[slot] = self.offset[request + 1] if self.stride > 0 else 0
+        self.into[slot] = self.next_into
+        self.named[slot] = named
+        self.beside[slot] = self.unseen[slot] = self.watched[slot] = 0
+        extent: cython.int = self.private[slot]
+        if extent >= 0:
+            self._unlink(extent)
+            self._spend(extent)
+            self.free -= self.length[extent]
+            self.private[slot] = -1
         return 0
 
     @cython.cfunc
@@ -616,35 +660,135 @@ class Blocks:
             into: cython.longlong = self.into[slot]
             more: cython.longlong = min(self.count[run] - into, full - self.named[slot])
             self._name(slot, self.first_key[run] + into * self.stride, cython.cast(cython.int, more))
-            self.named[slot] += more
-            into += more
-            self.into[slot] = into
-            if into == self.count[run]:
-                self.run[slot] = run + 1
-                self.into[slot] = 0
+            self._move_on(slot, more)
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _move_on(self, slot: cython.int, more: cython.longlong) -> cython.int:
+        self.named[slot] += more
+        self.into[slot] += more
+        if self.into[slot] == self.count[self.run[slot]]:
+            self.run[slot] += 1
+            self.into[slot] = 0
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _name(self, slot: cython.int, key: cython.longlong, more: cython.int) -> cython.int:
+        """Register blocks whose keys follow each other."""
         extent: cython.int
         if self.beside[slot] == 0 and self._find(key) >= 0:
             self.beside[slot] = 1
         if self.beside[slot]:
             i: cython.int
             for i in range(more):
+                self._watch(self._find(key + i * self.stride))
                 extent = self._new(key + i * self.stride, 1, 1)
                 self._register(extent)
                 self._hold(slot, extent)
             return 0
         if self.held[slot] >= 0:
             extent = self.cell_extent[self.held[slot]]
-            if self.refs[extent] == 1 and self.key[extent] + self.length[extent] * self.stride == key:
+            if self._continues(extent, key):
                 self.length[extent] += more
                 return 0
         extent = self._new(key, more, 1)
         self._register(extent)
         return self._hold(slot, extent)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _continues(self, extent: cython.int, key: cython.longlong) -> cython.bint:
+        """Return whether a key can make an extent longer: it follows, and there is one holder."""
+        return self.refs[extent] == 1 and self.key[extent] + self.length[extent] * self.stride == key
+
+    # --- output blocks: registered as they fill, but where nobody looks only once somebody does
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def plan(self, slot: cython.int) -> cython.int:
+        """Note when a decode must register a block next.
+
+        What only makes its own extent longer is no event: it is made up for when somebody comes by, or at the end.
+        All decodes are equally fast, so nobody else can register these keys first, except one who came by; and if the
+        next key is not cached, none behind it is.
+        """
+        self.naming.due[slot] = -1
+        run: cython.longlong = self.run[slot]
+        if run == self.run_end[slot]:
+            return 0
+        ahead: cython.longlong = 1
+        if self.held[slot] >= 0 and self.beside[slot] == 0 and self.watched[slot] == 0:
+            extent: cython.int = self.cell_extent[self.held[slot]]
+            key: cython.longlong = self.first_key[run] + self.into[slot] * self.stride
+            if self._continues(extent, key) and self._find(key) < 0:
+                self.grower[extent] = slot
+                self.unseen[slot] = 1
+                if run + 1 == self.run_end[slot]:
+                    return 0
+                ahead += self.count[run] - self.into[slot]
+        return self._await(slot, ahead)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _await(self, slot: cython.int, ahead: cython.longlong) -> cython.int:
+        full: cython.longlong = (self.named[slot] + ahead) * self.block_size
+        self.naming.push(slot, full - 1 + self.late - self.contexts[slot])
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _grows(self, extent: cython.int) -> cython.bint:
+        """Return whether an extent may be longer than noted."""
+        slot: cython.int = self.grower[extent]
+        return slot >= 0 and self.unseen[slot] != 0 and self.cell_extent[self.held[slot]] == extent
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _filled(self, slot: cython.int, iteration: cython.longlong) -> cython.longlong:
+        """Return how many blocks a decode has filled when that iteration is scheduled."""
+        return (iteration + 1 - self.late + self.contexts[slot]) // self.block_size
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def name_due(self, slot: cython.int, iteration: cython.longlong) -> cython.int:
+        """Register what a decode has filled at an iteration, and plan on."""
+        self.settle(slot, self._filled(slot, iteration))
+        return self.plan(slot)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def settle(self, slot: cython.int, full: cython.longlong) -> cython.int:
+        """Register what a slot has filled, up to its `full`-th block; nothing grows unseen from here on."""
+        if self.unseen[slot]:
+            self.unseen[slot] = 0
+            run: cython.longlong = self.run[slot]
+            more: cython.longlong = min(self.count[run] - self.into[slot], full - self.named[slot])
+            self.length[self.cell_extent[self.held[slot]]] += cython.cast(cython.int, more)
+            self._move_on(slot, more)
+        return self.name(slot, full)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _catch_up(self, slot: cython.int) -> cython.int:
+        """Make up for what has grown; the next block is an event, for who came by may wait for it."""
+        self.settle(slot, self._filled(slot, self.now))
+        return self._await(slot, 1)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _watch(self, extent: cython.int) -> cython.int:
+        """Let the grower of an extent register each block as an event: another request has its keys."""
+        if extent >= 0 and self.grower[extent] >= 0:
+            self.watched[self.grower[extent]] = 1
+            if self._grows(extent):
+                self._catch_up(self.grower[extent])
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -660,6 +804,9 @@ class Blocks:
             self.blank += blocks
             return 0
         full: cython.longlong = cython.cast(cython.int, registered) // self.block_size
+        if self.run[slot] < self.run_end[slot]:
+            self.settle(slot, full)
+        self.naming.due[slot] = -1
         self.blank += blocks - full
         self.free += blocks - self.named[slot]
         if full > self.named[slot]:
@@ -696,7 +843,9 @@ class Blocks:
         """Make room for twice as many slots."""
         self.held, self.private = _grown(self.held, -1), _grown(self.private, -1)
         self.run, self.run_end = _grown(self.run), _grown(self.run_end)
-        self.into, self.named, self.beside = _grown(self.into), _grown(self.named), _grown(self.beside)
+        self.into, self.named, self.contexts = _grown(self.into), _grown(self.named), _grown(self.contexts)
+        self.beside, self.unseen, self.watched = _grown(self.beside), _grown(self.unseen), _grown(self.watched)
+        self.naming.grow()
 
 
 @cython.final
@@ -784,7 +933,6 @@ class Engine:
     before: cython.int[::1]
     after: cython.int[::1]
     finishing: Agenda
-    naming: Agenda  # decodes whose next full block has an id
     batch: cython.int[::1]
     # leaving, by asynchronous scheduling only: their last token is in the batch that runs
     leaving: cython.int
@@ -793,6 +941,7 @@ class Engine:
     # slots
     request: cython.int[::1]
     computed: cython.longlong[::1]  # of a slot with a prompt to compute or that leaves; of a decode, context − it
+    # (the same column as `blocks.contexts`)
     known: cython.longlong[::1]  # prompt and emitted tokens
     emitted: cython.int[::1]
     share: cython.longlong[::1]  # tokens of its prompt in this iteration
@@ -845,9 +994,10 @@ class Engine:
         self.running = self.n = self.s = self.waiting = self.leaving = self.wasted = 0
         self.by_phase = _ints(settings.block_size)
         self.before, self.after, self.below, self.batch, self.leave = (_ints(slots) for _ in range(5))
-        self.finishing, self.naming, self.ranked = Agenda(slots), Agenda(slots), Heap(4)
+        self.finishing, self.ranked = Agenda(slots), Heap(4)
         self.request, self.emitted, self.stage = _ints(slots), _ints(slots), _ints(slots, 0, np.int8)
-        self.computed, self.known, self.share, self.order, self.spoke = (_ints(slots, 0, np.int64) for _ in range(5))
+        self.known, self.share, self.order, self.spoke = (_ints(slots, 0, np.int64) for _ in range(4))
+        self.computed = self.blocks.contexts
         self.spare = -1
         self._spare_slots(0, slots)
         self.admissions = self.budget = self.n_single = self.s_single = self.chunks = self.pairs = self.over = 0
@@ -864,12 +1014,11 @@ class Engine:
             raise OverflowError("more than 2^19 requests are running or preempted in one replica")
         self.before, self.after, self.below = _grown(self.before), _grown(self.after), _grown(self.below)
         self.batch, self.leave, self.request = _grown(self.batch), _grown(self.leave), _grown(self.request)
-        self.emitted, self.stage, self.computed = _grown(self.emitted), _grown(self.stage), _grown(self.computed)
+        self.emitted, self.stage, self.spoke = _grown(self.emitted), _grown(self.stage), _grown(self.spoke)
         self.known, self.share, self.order = _grown(self.known), _grown(self.share), _grown(self.order)
-        self.spoke = _grown(self.spoke)
         self.finishing.grow()
-        self.naming.grow()
         self.blocks.grow()
+        self.computed = self.blocks.contexts
         self._spare_slots(slots, 2 * slots)
 
     # --- arrival
@@ -968,8 +1117,9 @@ class Engine:
         self.scheduled += k * self.tokens
         if self.n > self.wasted and k > 0:
             self.gaps.add(self.a, self.d, k, self.n - self.wasted)
-        if self.naming.size > 0:
+        if self.blocks.naming.size > 0:
             self._name_until(self.it - 1)
+        self.blocks.now = self.it - 1
         return 0
 
     @cython.cfunc
@@ -1060,8 +1210,9 @@ class Engine:
     def _finish(self, slot: cython.int, context: cython.longlong) -> cython.int:
         """Take leave of a slot that is no longer among the decodes."""
         self._note_end(slot)
-        self.naming.due[slot] = -1
         if self.ahead:
+            self.blocks.settle(slot, (context - 1) // self.block_size)
+            self.blocks.naming.due[slot] = -1
             self.stage[slot] = _ENDS
             self.computed[slot] = context
             self.leave[self.leaving] = slot
@@ -1103,13 +1254,10 @@ class Engine:
                 self.waiting -= 1
                 self._spare_slot(slot)
             elif stage == _STOPS:
-                self.naming.due[slot] = -1
                 context: cython.longlong = self._leave_decodes(slot)
                 self._vacate(slot, context - 1, self._blocks_of(context))
             else:
                 context = self.computed[slot]
-                if self.blocks.caching:
-                    self.blocks.name(slot, context // self.block_size)
                 self._vacate(slot, context, self._blocks_of(context))
         self.leaving = self.wasted = 0
         return 0
@@ -1183,15 +1331,8 @@ class Engine:
         if left == 0:
             return self._leave_late(slot)
         self.finishing.push(slot, self.it + left)
-        if self.blocks.caching and self.blocks.run[slot] < self.blocks.run_end[slot]:
-            self._name_next(slot)
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def _name_next(self, slot: cython.int) -> cython.int:
-        full: cython.longlong = (self.blocks.named[slot] + 1) * self.block_size
-        self.naming.push(slot, full - 1 + self.ahead - self.computed[slot])
+        if self.blocks.run[slot] < self.blocks.run_end[slot]:
+            self.blocks.plan(slot)
         return 0
 
     @cython.cfunc
@@ -1199,19 +1340,12 @@ class Engine:
     def _name_until(self, iteration: cython.longlong) -> cython.int:
         """Register the output blocks that were filled up to an iteration, in the order in which it happened."""
         i: cython.int
-        while self.naming.next() <= iteration:
-            count: cython.int = self._batch(self.naming, self.naming.next())
+        naming: Agenda = self.blocks.naming
+        while naming.next() <= iteration:
+            self.blocks.now = naming.next()
+            count: cython.int = self._batch(naming, self.blocks.now)
             for i in range(count):
-                self._name_block(self.batch[i])
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _name_block(self, slot: cython.int) -> cython.int:
-        self.blocks.name(slot, self.blocks.named[slot] + 1)
-        self.naming.due[slot] = -1
-        if self.blocks.run[slot] < self.blocks.run_end[slot]:
-            self._name_next(slot)
+                self.blocks.name_due(self.batch[i], self.blocks.now)
         return 0
 
     # --- what the scheduler decides
@@ -1222,8 +1356,9 @@ class Engine:
         """Decide the next leg, as one call of vLLM's `schedule` would its first iteration."""
         self.called = self.end
         preempted: cython.bint = self._take_blocks()
-        if self.naming.size > 0:
+        if self.blocks.naming.size > 0:
             self._name_until(self.it)
+        self.blocks.now = self.it
         self.budget = self.most_tokens - self.n
         self.chunk = -1
         self.n_single = self.chunks = 0
@@ -1290,8 +1425,8 @@ class Engine:
         """Let each decode take its block in turn; whoever lacks one preempts the least urgent of all."""
         slot: cython.int = self.head
         while slot >= 0 and slot != self.partial:
-            if self.stage[slot] != _ENDS and self._take_one(slot) and self.naming.due[slot] == self.it:
-                self._name_block(slot)
+            if self.stage[slot] != _ENDS and self._take_one(slot) and self.blocks.naming.due[slot] == self.it:
+                self.blocks.name_due(slot, self.it)
             slot = self.after[slot]
         return True
 
@@ -1351,7 +1486,6 @@ class Engine:
             self.wasted -= stage == _STOPS
             context += scheduled
             self.finishing.due[slot] = -1
-            self.naming.due[slot] = -1
         self.blocks.release(slot, registered, self._blocks_of(context), stage == _STAYS)
         self._leave_running(slot)
         self._throw_back(slot)
@@ -1436,7 +1570,7 @@ class Engine:
         blocks.hit = blocks.idle = 0
         looked: cython.bint = blocks.caching and (slot >= 0 or blocks.stride > 0)
         if looked:
-            blocks.match(request, slot, (known - 1) // self.block_size, False)
+            blocks.match(request, slot, (known - 1) // self.block_size)
         hit: cython.longlong = blocks.hit
         computed: cython.longlong = hit * self.block_size
         share: cython.longlong = known - computed
@@ -1452,7 +1586,7 @@ class Engine:
             return False
         slot = self._enter(request, slot, known, computed)
         if looked:
-            blocks.match(request, slot, (known - 1) // self.block_size, True)
+            blocks.take(request, slot)
         blocks.alloc(need)
         self.computed[slot] = computed
         return self._compute(slot, computed, share)
@@ -1527,8 +1661,8 @@ class Engine:
             self.d += self.window_ps * n
         if preempted or self.leaving > 0:
             k = 1  # the head of the line is tried again after this iteration
-        elif self.waiting > 0 and self.naming.size > 0 and self.running < self.seats:
-            k = min(k, self.naming.next() - self.it)  # a registered block may let the head in
+        elif self.waiting > 0 and self.blocks.naming.size > 0 and self.running < self.seats:
+            k = min(k, self.blocks.naming.next() - self.it)  # a registered block may let the head in
         self.k = self._affordable(k)
         return 0
 
@@ -1600,6 +1734,52 @@ class Engine:
 
 @cython.final
 @cython.cclass
+class Tournament:
+    """Which of some numbers is the least, the first of equals: node i is won by the better of nodes 2i and 2i + 1."""
+
+    number: cython.longlong[::1]
+    winner: cython.int[::1]
+    leaves: cython.int
+
+    def __init__(self, count: int, number: int) -> None:
+        self.leaves = 1 << (count - 1).bit_length()
+        self.number = _ints(self.leaves, NEVER, np.int64)
+        self.winner = _ints(2 * self.leaves)
+        for leaf in range(self.leaves):
+            self.winner[self.leaves + leaf] = leaf
+        for node in range(self.leaves - 1, 0, -1):
+            self.winner[node] = self.winner[2 * node]
+        for index in range(count):
+            self.put(index, number)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def first(self) -> cython.int:
+        """Return where the least is."""
+        return self.winner[1]
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def put(self, index: cython.int, number: cython.longlong) -> cython.int:
+        """Change a number."""
+        if self.number[index] == number:
+            return 0
+        self.number[index] = number
+        node: cython.int = (self.leaves + index) >> 1
+        while node > 0:
+            left: cython.int = self.winner[2 * node]
+            right: cython.int = self.winner[2 * node + 1]
+            winner: cython.int = left if self.number[left] <= self.number[right] else right
+            if winner != index and winner == self.winner[node]:
+                break
+            self.winner[node] = winner
+            node >>= 1
+        return 0
+
+
+@cython.final
+@cython.cclass
 class Fleet:
     """Arrivals, a router and replicas.
 
@@ -1611,11 +1791,9 @@ class Fleet:
     engines: list[Any]
     replicas: cython.int
     columns: Columns
-    # a tournament over the ends of the pending legs: node i is won by the sooner of nodes 2i and 2i+1
-    winner: cython.int[::1]
-    ends: cython.longlong[::1]
-    leaves: cython.int
-    load: cython.int[::1]
+    ends: Tournament  # of the pending legs
+    loads: Tournament
+    freedom: Tournament  # −load: its first is the busiest
     # what was sent where, by label of a run
     by_prefix: cython.bint
     tokens_per_block: cython.longlong
@@ -1631,15 +1809,9 @@ class Fleet:
 
     def __init__(self, engines: list[Engine], columns: Columns, window_ps: int, series: Any, prefixes: Any) -> None:
         self.engines, self.replicas, self.columns = engines, len(engines), columns
-        self.leaves = 1 << (len(engines) - 1).bit_length()
-        self.winner = _ints(2 * self.leaves)
-        self.ends = _ints(self.leaves, NEVER, np.int64)
-        self.load = _ints(len(engines))
+        self.ends = Tournament(len(engines), NEVER)
+        self.loads, self.freedom = Tournament(len(engines), 0), Tournament(len(engines), 0)
         self.window_ps, self.series, self.sampled = window_ps, _view(series), 0
-        for leaf in range(self.leaves):
-            self.winner[self.leaves + leaf] = leaf
-        for node in range(self.leaves - 1, 0, -1):
-            self.winner[node] = self.winner[2 * node]
         runs, labels = prefixes
         self.by_prefix = labels is not None
         if labels is not None:
@@ -1671,7 +1843,7 @@ class Fleet:
                 continue
             if balance:
                 self._advance_all(now)
-                choice[i] = self._by_prefix(i) if self.by_prefix else self._least()
+                choice[i] = self._by_prefix(i) if self.by_prefix else self.loads.first()
             index: cython.int = choice[i]
             engine: Engine = self.engines[index]
             engine.advance(now)
@@ -1685,8 +1857,8 @@ class Fleet:
     @cython.cfunc
     @cython.exceptval(-1)
     def _advance_all(self, now: cython.longlong) -> cython.int:
-        while self.ends[self.winner[1]] < now:
-            index: cython.int = self.winner[1]
+        while self.ends.number[self.ends.first()] < now:
+            index: cython.int = self.ends.first()
             engine: Engine = self.engines[index]
             engine.advance(now)
             self._update(index)
@@ -1696,39 +1868,20 @@ class Fleet:
     @cython.exceptval(check=False)
     def _update(self, index: cython.int) -> cython.int:
         engine: Engine = self.engines[index]
-        self.ends[index] = engine.end
-        self.load[index] = engine.waiting + engine.running
-        node: cython.int = (self.leaves + index) >> 1
-        while node > 0:
-            left: cython.int = self.winner[2 * node]
-            right: cython.int = self.winner[2 * node + 1]
-            winner: cython.int = left if self.ends[left] <= self.ends[right] else right
-            if winner != index and winner == self.winner[node]:
-                break
-            self.winner[node] = winner
-            node >>= 1
+        load: cython.int = engine.waiting + engine.running
+        self.ends.put(index, engine.end)
+        self.loads.put(index, load)
+        if self.by_prefix:
+            self.freedom.put(index, -load)
         return 0
-
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(check=False)
-    def _least(self) -> cython.int:
-        best: cython.int = 0
-        i: cython.int
-        for i in range(1, self.replicas):
-            if self.load[i] < self.load[best]:
-                best = i
-        return best
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _by_prefix(self, request: cython.longlong) -> cython.int:
-        chosen: cython.int = self._least()
-        most: cython.int = self.load[chosen]
-        i: cython.int
-        for i in range(self.replicas):
-            most = max(most, self.load[i])
-        balanced: cython.bint = most - self.load[chosen] <= 64 or 2 * most <= 3 * self.load[chosen]
+        chosen: cython.int = self.loads.first()
+        least: cython.longlong = self.loads.number[chosen]
+        most: cython.longlong = -self.freedom.number[self.freedom.first()]
+        balanced: cython.bint = most - least <= 64 or 2 * most <= 3 * least
         shared: cython.longlong = 0
         before: cython.longlong = 0
         run: cython.longlong
