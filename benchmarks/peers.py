@@ -63,12 +63,14 @@ CASES: list[tuple[Trace, str, int]] = [
     (Trace(requests=10_000, isl_tokens=1000, osl_tokens=2200, load=0.8), "dynamo", 1000),
     (Trace(requests=4_000, isl_tokens=1000, osl_tokens=8000, load=0.8), "dynamo", 3000),
     (Trace(requests=20_000, isl_tokens=1000, osl_tokens=220, load=0.8, replicas=8), "dynamo", 100),
-    *[
-        (trace, peer, target)
-        for trace in (PLAIN, BURSTY)
-        for peer, target in (("dynamo", 100), ("blis", 300), ("vidur", 3000), ("vllm", 4000))
-    ],
+    (PLAIN, "dynamo", 100),
+    (PLAIN, "blis", 300),
+    (PLAIN, "vidur", 3000),
     (PLAIN, "vidur-trained", 3000),
+    (PLAIN, "vllm", 4000),
+    (BURSTY, "dynamo", 100),
+    (BURSTY, "blis", 300),
+    (BURSTY, "vllm", 4000),  # not Vidur: an assertion of its own fails at the first preemption
 ]
 
 
@@ -137,7 +139,10 @@ def run(arguments: list[str], given: dict[str, Any], environment: Mapping[str, s
 
 
 def headway(given: dict[str, Any]) -> dict[str, float]:
-    return run([sys.executable, str(DRIVERS / "headway_core.py")], given, {})
+    try:
+        return run([sys.executable, str(DRIVERS / "headway_core.py")], given, {})
+    except UnavailableError as reason:
+        raise SystemExit(f"headway itself failed: {reason}") from None
 
 
 def carried_per_s(trace: Trace) -> float:
