@@ -21,7 +21,8 @@ class Item:
     is_admission: bool = False
     preemptions: int = 0  # of the request so far: if it has more when the output comes, the output is stale
     samples: bool = False  # nothing known is left to compute: the model returns tokens
-    produced: int = 0  # so many
+    made: int = 0  # so many the model returned before
+    produced: int = 0  # and so many now
 
 
 @dataclass(eq=False)

@@ -131,7 +131,8 @@ class NaiveEngine:
         for row, tokens in scheduler.started_loads:
             self.start_load(row, tokens, batch.number)
         for item in batch.items:
-            item.produced = self.tokens_of(item)
+            item.made, item.produced = item.row.made, self.tokens_of(item)
+            item.row.made += item.produced
         begin_ps, end_ps = self.pass_stages(batch.items)
         for row, computed in batch.admitted:
             if not row.admitted_before:

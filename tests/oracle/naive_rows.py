@@ -48,6 +48,7 @@ class Row:
     junction: int = 0  # blocks some group had of its prefix, beyond the hit all agreed on
     registered: list[int] = field(default_factory=list)  # how many of them have been given their key
     # the model
+    made: int = 0  # tokens it returned, delivered or not
     verified: int = 0  # drafts were verified so often
     # results
     delivered_ps: list[int] = field(default_factory=list)

@@ -39,7 +39,7 @@ class Scheduler:
         self.ended_since_call = False
         self.held: list[tuple[int, int, Row]] = []  # (until, first batch to report it, ended request)
         self.orphans: set[Row] = set()  # whose client hung up while their KV is being loaded
-        self.loading: list[Row] = []  # those not admitted yet
+        self.loading: list[Row] = []  # until the call that admits them is over
         self.started_loads: list[tuple[Row, int]] = []  # (request, tokens), by the last call
 
     # --- from outside ---------------------------------------------------------------------------------
@@ -74,8 +74,9 @@ class Scheduler:
                 rows.remove(row)
         row.state, row.reason, row.end_ps = "ended", reason, now_ps
         self.ended_since_call = True
-        if self.limits.has_connector and reason == "length" and row.hold_ps is not None:
+        if self.limits.has_connector and reason != "abort":
             self.pool.leave_window(row, row.nc - row.fly)
+        if self.limits.has_connector and reason == "length" and row.hold_ps is not None:
             self.held.append((now_ps + row.hold_ps, self.calls + 1, row))
         elif row not in self.orphans:
             self.release(row)
@@ -263,8 +264,6 @@ class Scheduler:
             return False
         self.give(row, tables, computed + tokens + self.limits.lookahead)
         self.pool.register(row, min(computed + tokens, row.known))
-        if row in self.loading:
-            self.loading.remove(row)
         call.has_prefill |= computed < row.known - 1
         row.state, row.nc, row.was_skipped = "running", computed, False
         self.running.append(row)
@@ -306,7 +305,7 @@ class Scheduler:
         """Section 7: blocks for the whole prompt, once; it waits apart until its KV has come."""
         local = len(hits[0]) * self.settings.block_size
         hits = self.pool.without_past(hits, row.isl)
-        if not self.fits(row, hits, row.isl, reserved=self.reserve(row, call)):
+        if not self.fits(row, hits, row.isl, reserved=self.reserve(call)):
             return False
         self.started_loads.append((row, row.isl - local))
         self.give(row, hits, row.isl)
@@ -315,15 +314,14 @@ class Scheduler:
         self.loading.append(row)
         return True
 
-    def reserve(self, row: Row, call: Call) -> int:
-        """Blocks that prefills and loads under way, this one too, will still take, and one step of speculation."""
+    def reserve(self, call: Call) -> int:
+        """Blocks that prefills and loads under way will still take, and one step of speculation."""
         settings, limits = self.settings, self.limits
         beyond = 1 + limits.drafts + limits.lookahead if limits.drafts else 0
         under_way = [one for one in self.running if self.goes_on(one, call)]
-        under_way += self.loading
+        under_way += [one for one in self.loading if one not in under_way]
         blocks = sum(self.pool.lacks(one, min(one.known, settings.max_model_len) + beyond) for one in under_way)
-        own = ceil_div(row.isl + limits.lookahead, settings.block_size) - ceil_div(row.isl, settings.block_size)
-        return blocks + own + ceil_div(beyond, settings.block_size)
+        return blocks + ceil_div(beyond, settings.block_size)
 
     def goes_on(self, row: Row, call: Call) -> bool:
         """Whether its prefill goes on after this step."""
@@ -353,6 +351,7 @@ class Scheduler:
             self.since_prefill = (
                 0 if call.has_prefill else None if self.since_prefill is None else self.since_prefill + 1
             )
+        self.loading = [row for row in self.loading if row not in call.items]
         for item in batch.items:
             row = item.row
             item.context, item.preemptions = row.nc, row.preemptions
@@ -382,7 +381,7 @@ class Scheduler:
             row.fly -= item.tokens
             if not is_stale:
                 self.count(row, item)
-            reason = self.deliver(row, item.produced, now_ps)
+            reason = self.deliver(row, item, now_ps)
             # full blocks by what is computed for certain, of a request that ends now, too: before they are released
             if not is_stale and (self.settings.async_scheduling or self.limits.drafts):
                 self.pool.register(row, row.nc - row.fly)
@@ -401,12 +400,12 @@ class Scheduler:
         if self.settings.async_scheduling and item.produced:
             row.ph -= rejected + item.produced
 
-    def deliver(self, row: Row, produced: int, now_ps: int) -> str:
-        for _ in range(produced):
+    def deliver(self, row: Row, item: Item, now_ps: int) -> str:
+        for number in range(item.made, item.made + item.produced):
             row.emitted += 1
             row.delivered_ps.append(now_ps)
             row.first_ps = row.delivered_ps[0]
-            if row.emitted == row.stops_at:
+            if number + 1 == row.stops_at:  # counted by the model, those that were dropped included
                 return "stop"
             if row.known >= self.settings.max_model_len or row.emitted >= row.max_tokens:
                 return "length"
