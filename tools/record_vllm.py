@@ -425,6 +425,8 @@ def watch_preemptions(scheduler: Any, world: World) -> None:
         world.preempted.append(request.request_id)
         world.preemptions[request.request_id] = world.preemptions.get(request.request_id, 0) + 1
         preempt(request, *rest, **named)
+        if getattr(request, "drop_stale_output", False):  # what is in flight will be computed again
+            world.produced[request.request_id] = request.num_output_tokens
 
     scheduler._preempt_request = watched  # noqa: SLF001
 

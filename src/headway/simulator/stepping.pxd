@@ -36,7 +36,7 @@ cdef class Stepper(Server):
     cdef public long long now, steps, scheduled_tokens, preemptions
     cdef public tuple gaps
     cdef long long max_model_len, base_ps, token_ps
-    cdef bint asynchronous, popping, flush, connected
+    cdef bint asynchronous, popping, flush, connected, drops_stale
     cdef int stages, depth, drafting
     cdef int[::1] accepts
     cdef long long[::1] decode, mixed, stage_end

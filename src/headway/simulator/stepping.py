@@ -557,7 +557,7 @@ class Stepper(Server):
             elif self.drafting > 0:
                 table.spec[request] = self.drafting
         left: cython.int
-        for left in range(accepted, -1, -1):  # noqa: B007 - C needs a name
+        for left in range(accepted, -1, -1):
             table.known[request] += 1
             table.delivered[request] += 1
             self.tell(request)
@@ -565,6 +565,7 @@ class Stepper(Server):
             if reason > 0:
                 batch.finished.append(request)
                 if current:
+                    table.computed[request] -= left  # what came after the end is not kept
                     self.settle(request)
                 return self.conclude(request, reason)
         if current:

@@ -832,8 +832,9 @@ class Vllm(Stepper):
         table: Table = self.table
         known: cython.longlong = table.known[request]
         computed: cython.longlong = table.computed[request]
+        loaded: cython.bint = table.status[request] == LOADED
         self.hit = self.idle = 0
-        if table.status[request] != LOADED:
+        if not loaded:
             self.match(request)
             computed = self.hit * self.block_size
             self.weigh(computed)
@@ -848,7 +849,7 @@ class Vllm(Stepper):
         self.name(request, computed + tokens)
         self.run(request)
         table.computed[request] = computed
-        table.chunk[request] = computed + tokens < known
+        table.chunk[request] = loaded or computed + tokens < known  # under way until the end of this call
         if table.cached[request] < 0:
             table.cached[request] = cython.cast(cython.int, computed)
         batch.admitted.append((request, computed))
