@@ -17,7 +17,7 @@ from headway.simulator.records import Step
 from headway.simulator.schedules.replicas import TICK_PS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from headway.simulator.schedules import Rows
 
@@ -59,7 +59,7 @@ class Batch:
     parts: list[list[int]] = field(default_factory=list)
     admitted: list[tuple[int, int]] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
-    running: int = 0
+    busy: tuple[int, ...] = ()
     waiting: int = 0
 
 
@@ -130,7 +130,7 @@ class Walk:
     def _executed(self, off: int) -> None:
         if off:
             raise ValueError("a batch was computed in several calls: n_batch is too small for these slots")
-        self.forming.running, self.forming.waiting = len(self.busy), len(self.line)
+        self.forming.busy, self.forming.waiting = tuple(self.busy), len(self.line)
         self.batches.append(self.forming)
         self.forming = Batch()
 
@@ -146,25 +146,31 @@ class Walk:
         self.batches[-1].finished.append(task)
         self.busy.remove(task)
 
-    def step(self, number: int) -> Step:
-        """Return an iteration in the simulator's words; the slots' free places are not known."""
+    def steps(self, slots: int) -> Iterator[Step]:
+        """Tell the iterations in the simulator's words; free is what no busy slot holds of the slots' contexts."""
         rows = {task: row for row, task in enumerate(self.tasks)}
-        batch = self.batches[number]
-        return Step(
-            k=number,
-            t_ps=number * _STEP_PS,
-            b_ps=number * _STEP_PS,
-            e_ps=(number + 1) * _STEP_PS,
-            tokens=sum(count for _, _, count in batch.parts),
-            context=sum(begin for _, begin, _ in batch.parts),
-            running=batch.running,
-            waiting=batch.waiting,
-            free=0,
-            free_after=0,
-            scheduled=tuple((rows[task], count) for task, _, count in batch.parts),
-            admitted=tuple((rows[task], cached) for task, cached in batch.admitted),
-            finished=tuple(rows[task] for task in batch.finished),
-        )
+        held = dict.fromkeys(range(slots), 0)  # tokens, by slot
+        for number, batch in enumerate(self.batches):
+            held.update((self.tasks[task].slot, begin + count) for task, begin, count in batch.parts)
+            still = [task for task in batch.busy if task not in batch.finished]
+            free, after = (
+                slots * self.n_ctx - sum(held[self.tasks[task].slot] for task in tasks) for tasks in (batch.busy, still)
+            )
+            yield Step(
+                k=number,
+                t_ps=number * _STEP_PS,
+                b_ps=number * _STEP_PS,
+                e_ps=(number + 1) * _STEP_PS,
+                tokens=sum(count for _, _, count in batch.parts),
+                context=sum(begin for _, begin, _ in batch.parts),
+                running=len(batch.busy),
+                waiting=batch.waiting,
+                free=free,
+                free_after=after,
+                scheduled=tuple((rows[task], count) for task, _, count in batch.parts),
+                admitted=tuple((rows[task], cached) for task, cached in batch.admitted),
+                finished=tuple(rows[task] for task in batch.finished),
+            )
 
 
 def read_log(lines: Iterable[str]) -> Walk:
@@ -201,7 +207,7 @@ def as_rows(
     for task in walk.tasks.values():
         task.prompt, task.out = prompts[task.number], outputs[task.number]
     names = [f"r{task.number}" for task in walk.tasks.values()]
-    steps = [walk.step(number) for number in range(len(walk.batches))]
+    steps = list(walk.steps(settings["n_parallel"]))
     effective = _effective(settings["n_parallel"], settings["n_batch"], walk.n_ctx)
     return rows_of(names, list(walk.tasks.values()), steps, effective, engine="llama_cpp", **meta)
 

@@ -7,7 +7,7 @@ scheduler that saw it. On that clock the simulator must decide the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,21 +94,11 @@ def rows_of(
     return written(schedule, Record(steps=tuple(steps), transfers=(), endings=endings))
 
 
-def judged(schedule: Schedule, unknown: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Simulate a schedule's requests; return the first difference in one line and at length, empty where none.
-
-    Args:
-        schedule: as it was recorded.
-        unknown: fields of steps that the engine does not tell.
-    """
+def judged(schedule: Schedule) -> tuple[str, str]:
+    """Simulate a schedule's requests; return the first difference in one line and at length, both empty where none."""
     found = written(schedule, record(schedule.requests, schedule.replica, schedule.ids))
-    expected, found = (_without(unknown, rows) for rows in (schedule.rows, found))
-    first = next(differences(expected, found), None)
-    return (str(first), side_by_side(expected, found)) if first else ("", "")
-
-
-def _without(unknown: tuple[str, ...], rows: Rows) -> Rows:
-    return replace(rows, steps=tuple(step | dict.fromkeys(unknown, 0) for step in rows.steps))
+    first = next(differences(schedule.rows, found), None)
+    return (str(first), side_by_side(schedule.rows, found)) if first else ("", "")
 
 
 def _stop(seen: Sequence[Seen]) -> str:

@@ -35,8 +35,6 @@ HERE = Path(__file__).parent
 #: Of the package that carries the server.
 VERSION = "2026.10.11549"
 PATIENCE_S = 60.0
-#: Slots own their context: how much of it is free the server does not say.
-UNKNOWN = ("free", "freeu")
 #: Every token as likely as every other, so that no two outputs begin alike.
 CHANCE = {"temperature": 1000.0, "samplers": ["temperature"], "ignore_eos": True, "cache_prompt": True}
 
@@ -109,7 +107,7 @@ def contradictions(walk: Walk, told: Told) -> list[str]:
             for what, (one, other) in expected.items()
             if one != other
         ]
-    decodes, busy = len(walk.batches), sum(batch.running for batch in walk.batches)
+    decodes, busy = len(walk.batches), sum(len(batch.busy) for batch in walk.batches)
     counted = told.metrics["n_decode_total"], round(told.metrics["n_busy_slots_per_decode"] * decodes)
     if counted != (decodes, busy):
         found.append(f"decodes and busy slots: {counted} counted, {(decodes, busy)} logged")
@@ -165,7 +163,7 @@ def main() -> int:
             if chosen.scenarios and scenario.name not in chosen.scenarios:
                 continue
             path, against = witnessed(scenario, folder)
-            problem, shown = judged(read_schedule(path), UNKNOWN)
+            problem, shown = judged(read_schedule(path))
             problem = "; ".join([*against, *filter(None, [problem])])
             steps = len(read_schedule(path).rows.steps)
             print(f"{path.stem:<14} {steps:>5,} steps  {f'differs: {problem}' if problem else 'equal'}", flush=True)
