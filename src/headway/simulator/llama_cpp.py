@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,misc"
 # ruff: noqa: FBT003 - C functions take no keywords
 """llama.cpp's server on the general engine: so many slots, each with a context and a cache of its own.
 
@@ -49,7 +49,7 @@ class LlamaCpp(Stepper):
     size: cython.longlong
     pool: cython.longlong
     caching: cython.bint
-    similarity: object
+    similarity: Any
     contents: Contents
     # by slot
     occupied: cython.schar[::1]
@@ -60,8 +60,8 @@ class LlamaCpp(Stepper):
     last_used: cython.longlong[::1]
     uses: cython.longlong
     # queues
-    tasks: object
-    deferred: object
+    tasks: Any
+    deferred: Any
 
     def __init__(self, replica: Any, runs: Any, table: Table, record: Any) -> None:
         Stepper.__init__(self, replica, table, record)
@@ -109,8 +109,7 @@ class LlamaCpp(Stepper):
         """Free the slot of a request that ended; the next of the deferred goes to the head of the line."""
         if self.table.status[request] == WAITING:
             self.waiting -= 1
-            line: Any = self.tasks if request in self.tasks else self.deferred
-            line.remove(request)
+            (self.tasks if request in self.tasks else self.deferred).remove(request)
             return 0
         self.running -= 1
         slot: cython.int = self.table.holder[request]
@@ -151,6 +150,31 @@ class LlamaCpp(Stepper):
         return self.contents.common(self.owner[slot], request, limit)
 
     # --- a batch
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def pop(self) -> cython.int:
+        """Take in the outputs of a batch in the order of slots."""
+        batch: Batch = self.ring[self.ring_head]
+        i: cython.int
+        j: cython.int
+        for i in range(1, batch.count):
+            j = i
+            while j > 0 and self.table.holder[batch.request[j]] < self.table.holder[batch.request[j - 1]]:
+                self.swap(batch, j)
+                j -= 1
+        return Stepper.pop(self)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def swap(self, batch: Batch, j: cython.int) -> cython.int:
+        """Swap an entry with the one before."""
+        i: cython.int = j - 1
+        batch.request[i], batch.request[j] = batch.request[j], batch.request[i]
+        batch.tokens[i], batch.tokens[j] = batch.tokens[j], batch.tokens[i]
+        batch.samples[i], batch.samples[j] = batch.samples[j], batch.samples[i]
+        batch.epoch[i], batch.epoch[j] = batch.epoch[j], batch.epoch[i]
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)

@@ -73,7 +73,8 @@ def bounds(replica: Replica, isl: IntColumn, most: IntColumn) -> tuple[IntColumn
         most: prompt and outputs asked for.
     """
     module = load(POLICIES[replica.settings.engine].module)
-    return np.minimum(most, module.most_tokens(replica)), module.refused(replica, isl, most)
+    most = np.minimum(most, module.most_tokens(replica))
+    return most, module.refused(replica, isl, most)
 
 
 def check_engine(replica: Replica) -> None:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,var-annotated"
 # ruff: noqa: FBT003 - C functions take no keywords
 """What requests consist of, token by token, and radix trees of that: the prefix caches of SGLang and TGI.
 
@@ -81,7 +81,8 @@ class Node:
     """Tokens `start` to `end` of request `owner`. `locks`: requests that hold it or something below it."""
 
     def __init__(self) -> None:
-        self.parent = None
+        above: Any = None
+        self.parent = above
         self.owner = self.children = self.locks = self.place = 0
         self.start = self.end = self.touched = 0
         self.alive, self.queued = True, False
@@ -120,7 +121,7 @@ class Radix:
             child.touched = self.time
             length = self.contents.common(request, child.owner, min(tokens, child.end)) // self.page * self.page
             if length < child.end:
-                node = self.part(child, length) if part and length < tokens or not self.tgi else child
+                node = child if self.tgi and not (part and length < tokens) else self.part(child, length)
                 break
             node = child
         self.end = node

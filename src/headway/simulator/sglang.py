@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,misc"
 # ruff: noqa: FBT003 - C functions take no keywords
 """SGLang's scheduler on the general engine: prefill before decode, part of the output to come reserved, retraction.
 
@@ -94,7 +94,7 @@ class Sglang(Stepper):
         Stepper.__init__(self, replica, table, record)
         settings = replica.settings
         own = settings.own or SglangSettings()
-        self.max_model_len = most_tokens(replica)
+        self.max_model_len, self.drops_stale = most_tokens(replica), True
         self.max_seqs, self.page = settings.max_num_seqs, settings.block_size
         self.free = self.pool = replica.num_gpu_blocks * settings.block_size
         self.caching = settings.enable_prefix_caching
@@ -243,14 +243,6 @@ class Sglang(Stepper):
             self.cache(request)
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def speak(self, batch: Batch, i: cython.int, request: cython.int) -> cython.int:
-        """Deliver a token; one of a request retracted meanwhile is lost."""
-        if batch.epoch[i] != self.table.epoch[request]:
-            return 0
-        return Stepper.speak(self, batch, i, request)
-
     # --- a batch
 
     @cython.cfunc
@@ -292,25 +284,31 @@ class Sglang(Stepper):
         self.open_batch()
         if self.chunked >= 0:
             self.go_on(batch)
-        request: cython.int = self.line.head
-        while request >= 0:
-            if batch.count >= seats:
-                self.full = True
-            if self.full:
-                break
-            after: cython.int = self.table.newer[request]
-            verdict: cython.int = self.admit(batch, request)
-            if verdict == NO_TOKEN:
-                self.full = True
-            if verdict != GO_ON:
-                break
-            request = after
+        self.let_in(batch, seats)
         if batch.count == 0:
             return False
         if self.cut >= 0:
             self.chunked = self.cut
         self.take_slots(batch)
         return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def let_in(self, batch: Batch, seats: cython.int) -> cython.int:
+        """Take in waiting requests, in order, until one does not fit."""
+        verdict: cython.int = GO_ON
+        request: cython.int = self.line.head
+        while request >= 0 and verdict == GO_ON:
+            if batch.count >= seats:
+                self.full = True
+            if self.full:
+                break
+            after: cython.int = self.table.newer[request]
+            verdict = self.admit(batch, request)
+            request = after
+        if verdict == NO_TOKEN:
+            self.full = True
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -355,9 +353,7 @@ class Sglang(Stepper):
         """Take the next chunk of the prompt under way."""
         request: cython.int = self.chunked
         left: cython.longlong = self.table.known[request] - self.held[self.table.holder[request]]
-        room: cython.longlong = min(
-            self.chunk_left, cython.cast(cython.longlong, self.available() - self.reserved)
-        )
+        room: cython.longlong = min(self.chunk_left, cython.cast(cython.longlong, self.available() - self.reserved))
         if room <= 0:
             room = self.chunk_left
         batch.add(request, cython.cast(cython.int, min(left, room)), 0, False)
@@ -477,10 +473,8 @@ class Sglang(Stepper):
         """Throw back who has generated least (of equals, the longest prompt) until one more step fits."""
         table: Table = self.table
         ranked: list[Any] = []
-        i: cython.int = 0
         for request in self.active:
-            ranked.append((table.isl[request] - table.known[request], table.isl[request], i, request))
-            i += 1
+            ranked.append((table.isl[request] - table.known[request], table.isl[request], len(ranked), request))
         ranked.sort()
         order: list[Any] = [entry[3] for entry in ranked]
         while True:

@@ -38,7 +38,6 @@ LOADING = cython.declare(cython.schar, 2)
 LOADED = cython.declare(cython.schar, 3)
 ENDED = cython.declare(cython.schar, 4)
 REFUSED = cython.declare(cython.schar, 2)  # simulation.FAILED
-FAILED = cython.declare(cython.schar, 2)  # of `Table.state`: refused
 
 
 def _view(array: Any) -> Any:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,misc"
 # ruff: noqa: FBT003 - C functions take no keywords
 """TensorRT-LLM's schedulers on the general engine: one for capacity, one for the tokens of a step.
 
@@ -167,7 +167,7 @@ class TensorRtLlm(Stepper):
     held: dict[Any, Any]  # request -> its blocks, of those that have begun
     prompt: dict[Any, Any]  # request -> tokens of its prompt where it grew: a pause makes outputs part of it
     # queues
-    queue: object
+    queue: Any
     active: list[Any]
 
     def __init__(self, replica: Any, runs: Any, table: Table, record: Any) -> None:
@@ -181,6 +181,7 @@ class TensorRtLlm(Stepper):
         self.in_turn = own.context_chunking_policy == "FIRST_COME_FIRST_SERVED"
         self.contents, self.blocks = Contents(runs), Blocks(replica.num_gpu_blocks)
         self.held, self.prompt = {}, {}
+        self.drops_stale = True
         self.queue, self.active = deque(), []
 
     # --- what is asked of a request
@@ -339,14 +340,6 @@ class TensorRtLlm(Stepper):
         if self.table.known[request] == prompt + 1:
             self.store(request, prompt)
         return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def speak(self, batch: Batch, i: cython.int, request: cython.int) -> cython.int:
-        """Deliver a token; one of a request paused meanwhile is lost."""
-        if batch.epoch[i] != self.table.epoch[request]:
-            return 0
-        return Stepper.speak(self, batch, i, request)
 
     # --- who may run
 
@@ -545,7 +538,8 @@ class TensorRtLlm(Stepper):
             longest = max(longest, tokens)
         if not self.chunked or (total <= room and longest <= self.max_num_tokens):
             return left
-        return self.served_in_turn(left, room) if self.in_turn else self.served_alike(left, room)
+        chunks: list[Any] = self.served_in_turn(left, room) if self.in_turn else self.served_alike(left, room)
+        return chunks
 
     @cython.cfunc
     def served_in_turn(self, left: list[Any], room: cython.longlong) -> list[Any]:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,misc"
 # ruff: noqa: FBT003 - C functions take no keywords
 """TGI's batching on the general engine: blocks for all outputs at admission, prefills that pause decodes or ride along.
 
@@ -53,7 +53,7 @@ class Tgi(Stepper):
     caching: cython.bint
     chunked: cython.bint
     max_waiting_tokens: cython.longlong
-    ratio: object
+    ratio: Any
     # memory
     contents: Contents
     trie: Radix
@@ -61,7 +61,7 @@ class Tgi(Stepper):
     held: dict[Any, Any]  # request -> (node, tokens that were cached, tokens in blocks)
     reserved: cython.longlong  # tokens in blocks of the running batch, shared ones as often as they are shared
     # queues
-    queue: object
+    queue: Any
     rows: list[Any]  # the batch that goes on
     next: dict[Any, Any]  # request -> tokens it takes in its next step
     coming: cython.longlong  # their sum
@@ -177,9 +177,8 @@ class Tgi(Stepper):
     @cython.exceptval(-1)
     def form(self, batch: Batch) -> cython.int:
         """Let new requests in where it is their turn, else let everybody go on."""
-        if self.queue and not (self.must_decode and self.rows):
-            if self.let_in(batch):
-                return 0
+        if self.queue and not (self.must_decode and self.rows) and self.let_in(batch):
+            return 0
         self.must_decode = False
         self.waiting_tokens += 1
         return self.go_on(batch)
