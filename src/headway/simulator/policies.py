@@ -10,7 +10,6 @@ import numpy as np
 from headway.errors import InputError, nearest
 from headway.simulator.loading import load
 from headway.simulator.prefixes import engine_runs
-from headway.simulator.profiles import profile_of
 from headway.types import LlamaCppSettings, SglangSettings, TensorRtLlmSettings, TgiSettings
 
 if TYPE_CHECKING:
@@ -59,8 +58,6 @@ def new_engine(replica: Replica, requests: Requests, table: Any, recorder: Any) 
     engine = getattr(load(policy.module), policy.name)
     block_size = settings.block_size if settings.engine == "vllm" else 1
     runs = engine_runs(requests.prefix, block_size) if requests.prefix is not None else None
-    if settings.engine == "vllm":
-        return engine(replica, runs, table, recorder, profile_of(settings.version))
     return engine(replica, runs, table, recorder)
 
 
