@@ -104,9 +104,11 @@ class Gaps:
     weight: cython.int[::1]
     used: cython.longlong
     size: cython.longlong
+    part: cython.int  # the number of the open part
 
     def __init__(self) -> None:
         self.parts = []
+        self.part = -1
         self._open(256)
 
     def _open(self, size: int) -> None:
@@ -119,6 +121,7 @@ class Gaps:
         self.parts.append(arrays)
         self.a, self.d, self.k, self.weight = (_view(array) for array in arrays)
         self.used, self.size = 0, size
+        self.part += 1
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -134,6 +137,18 @@ class Gaps:
         self.weight[i] = weight
         self.used = i + 1
         return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def lengthen(
+        self, i: cython.longlong, a: cython.longlong, d: cython.longlong, k: cython.longlong, weight: cython.int
+    ) -> cython.bint:
+        """Let progression i of the open part go on with these gaps, if they continue it; return whether they do."""
+        if i >= self.used or self.weight[i] != weight or self.d[i] != d or self.a[i] + self.k[i] * d != a:
+            return False
+        self.k[i] += cython.cast(cython.int, k)
+        return True
 
     @cython.wraparound(True)
     def columns(self) -> list[tuple[Any, ...]]:
@@ -909,6 +924,8 @@ class Engine:
     # shared
     columns: Columns
     gaps: Gaps
+    part: cython.int  # where in the gaps this replica's last leg is
+    entry: cython.longlong
     blocks: Blocks
     # time
     called: cython.longlong  # when `schedule` was called last
@@ -987,6 +1004,7 @@ class Engine:
         self.window_ps, self.window = table.window_ps_per_token, table.window_tokens
         slots = self.seats
         self.columns, self.gaps = columns, gaps
+        self.part, self.entry = -1, 0
         self.blocks = Blocks(replica.num_gpu_blocks, slots, settings, ids)
         self.called, self.t, self.it, self.phase, self.end = 0, 0, 0, 0, NEVER
         self.k = self.a = self.d = self.tokens = 0
@@ -1116,10 +1134,22 @@ class Engine:
         self.steps += k
         self.scheduled += k * self.tokens
         if self.n > self.wasted and k > 0:
-            self.gaps.add(self.a, self.d, k, self.n - self.wasted)
+            self._note_gaps(k, self.n - self.wasted)
         if self.blocks.naming.size > 0:
             self._name_until(self.it - 1)
         self.blocks.now = self.it - 1
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _note_gaps(self, k: cython.longlong, weight: cython.int) -> cython.int:
+        """Note the gaps of a leg; one that only goes on (a jump cut for nothing) makes the last entry longer."""
+        gaps: Gaps = self.gaps
+        if self.part != gaps.part or not gaps.lengthen(self.entry, self.a, self.d, k, weight):
+            gaps.add(self.a, self.d, k, weight)
+            self.entry = gaps.used - 1
+            self.part = gaps.part
         return 0
 
     @cython.cfunc
@@ -1821,7 +1851,10 @@ class Fleet:
 
     def run(self, replica: Any, until: int, balance: bool) -> None:  # noqa: FBT001 - called once
         """Let everything happen up to `until`; `replica` holds the choices, filled in here where loads matter."""
-        self._arrivals(_view(replica), until, balance)
+        if balance or self.series.shape[0] > 0 or self.replicas == 1:
+            self._arrivals(_view(replica), until, balance)
+        else:
+            self._one_by_one(_view(replica), until)
         index: cython.int
         for index in range(self.replicas):
             engine: Engine = self.engines[index]
@@ -1852,6 +1885,28 @@ class Fleet:
                 self._update(index)
         if self.sampled < self.series.shape[0]:
             self._sample_before(until + 1)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _one_by_one(self, choice: cython.int[::1], until: cython.longlong) -> cython.int:
+        """Let one replica after the other live through its requests: kinder to caches, where nobody looks at loads."""
+        columns: Columns = self.columns
+        heads: cython.int[::1] = _ints(self.replicas, -1)
+        i: cython.longlong
+        for i in range(columns.arrive.shape[0] - 1, -1, -1):
+            if columns.state[i] != _FAILED and columns.arrive[i] <= until:
+                columns.behind[i] = heads[choice[i]]
+                heads[choice[i]] = cython.cast(cython.int, i)
+        index: cython.int
+        for index in range(self.replicas):
+            engine: Engine = self.engines[index]
+            request: cython.int = heads[index]
+            while request >= 0:
+                after: cython.int = columns.behind[request]
+                engine.advance(columns.arrive[request])
+                engine.arrive(request, columns.arrive[request])
+                request = after
         return 0
 
     @cython.cfunc
