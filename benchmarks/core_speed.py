@@ -48,7 +48,9 @@ CASES = [
     Case("hashes, priorities, asynchronous", features=ALL_ON, target_ns=1000),
     Case("the same, lengths ± 50 %, 64 replicas", kind="spread", replicas=64, features=ALL_ON),
     Case("sessions of 20 turns, prefix cache", 1_000_000, 4, 0.5, "sessions", router="session-affinity"),
-    Case("the same, asynchronous", 1_000_000, 4, 0.5, "sessions", 256, 30_000, "session-affinity", frozenset({"ahead"})),
+    Case(
+        "the same, asynchronous", 1_000_000, 4, 0.5, "sessions", 256, 30_000, "session-affinity", frozenset({"ahead"})
+    ),
     Case("overload with preemption", 200_000, load=1.5, kind="long outputs"),
     Case("the same, priorities, asynchronous", 200_000, load=1.5, kind="long outputs", features=ALL_ON),
     *(Case(f"batch {n}", kind="short", seqs=n, blocks=max(30_000, 60 * n)) for n in (4, 64, 1024, 16384)),

@@ -33,7 +33,13 @@ def environments(peers: Any) -> Any:
 @pytest.fixture
 def row(peers: Any) -> Any:
     theirs = {"setup_cpu_s": 1.5, "cpu_s": 2.0, "makespan_s": 10.0, "mean_ttft_s": 0.05, "mean_tpot_s": 0.01}
-    ours = theirs | {"cpu_s": 0.0005, "mean_ttft_s": 0.0501, "steps": 900, "preemptions": 0}
+    ours = theirs | {
+        "cpu_s": 0.0005,
+        "percentiles_cpu_s": 0.0015,
+        "mean_ttft_s": 0.0501,
+        "steps": 900,
+        "preemptions": 0,
+    }
     return peers.Row(peer="Another", trace="10/20 at 80%", requests=1000, target=4000, theirs=theirs, ours=ours)
 
 
@@ -41,12 +47,14 @@ def test_a_ratio_is_of_requests_per_cpu_second(row: Any) -> None:
     assert row.per_s(row.theirs) == 500.0
     assert row.per_s(row.ours) == 2_000_000.0
     assert row.ratio() == pytest.approx(row.per_s(row.ours) / row.per_s(row.theirs)) == 4000.0
+    assert row.ratio(percentiles=True) == pytest.approx(1000.0)
 
 
 def test_the_speed_table_shows_both_and_the_target(peers: Any, row: Any) -> None:
     head, line = peers.speed_table([row]).splitlines()
-    assert head.split()[-2:] == ["ratio", "target"]
-    assert line.split()[-9:] == ["1000", "1.50", "2.00", "500", "0.000500", "2,000,000", "4,000×", "≥", "4,000×"]
+    assert head.split()[-4:] == ["ratio", "target", "with", "percentiles"]
+    shown = ["1000", "1.50", "2.00", "500", "0.000500", "2,000,000", "4,000×", "≥", "4,000×", "1,000×"]
+    assert line.split()[-10:] == shown
 
 
 def test_a_peer_that_is_not_there_keeps_its_row_and_says_why(peers: Any, row: Any) -> None:
