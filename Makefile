@@ -7,9 +7,9 @@ STAMP  := $(VENV)/.installed
 GOLDENS ?= ../shared/goldens
 CORE   := $(wildcard src/headway/simulator/*.py src/headway/simulator/*.pxd)
 
-.PHONY: plan test check lint types contracts docs nightly bench conformance equality regret clean help
+.PHONY: plan test check lint types contracts docs nightly bench conformance equality witness witness-llama witness-vllm regret clean help
 help: ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,7 +35,7 @@ types: $(STAMP)
 contracts: $(STAMP)
 	$(BIN)/lint-imports
 
-check: $(STAMP) ## the tests, with coverage
+check: $(STAMP) witness-llama ## the tests, with coverage
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term -m "not nightly"
 
 docs: $(STAMP) ## build the documentation, warnings fatal
@@ -50,6 +50,17 @@ conformance: $(STAMP) ## hold the simulator to recorded schedules, field by fiel
 
 equality: $(STAMP) ## prove the fast core equal to the naive twin on 10,000 cases
 	$(BIN)/python -m pytest -q -m nightly tests/laws/test_simulator_equality.py
+
+witness: $(STAMP) witness-llama witness-vllm ## hold the simulator to real engines on this CPU
+	$(BIN)/python tools/witness/witness_llama.py
+	$(BIN)/python tools/witness/witness_vllm.py
+
+# Without it the tests that need a llama-server are skipped.
+witness-llama: $(STAMP) ## install a real llama-server, 200 MB
+	-$(BIN)/python tools/witness/environments.py llama
+
+witness-vllm: $(STAMP) ## install a real vLLM for CPUs, 3.4 GB
+	$(BIN)/python tools/witness/environments.py vllm
 
 regret: $(STAMP) ## prove the planner's choice against exhaustive simulation
 	$(BIN)/python benchmarks/regret.py

@@ -22,7 +22,7 @@ def _burst(seed: str, count: int, longest: int) -> Phase:
     """One prompt of several batches, and while its first is computed, more requests than there are slots."""
     chance = random.Random(seed)
     return (
-        Ask(prompt=((f"{seed} first", 150),), out=3),
+        Ask(prompt=((f"{seed} first", 100),), out=3),
         *(
             Ask(
                 at_s=0.1 + 0.01 * i,
@@ -39,7 +39,7 @@ def _poisson(seed: str, count: int, per_s: float) -> Phase:
     at_s, asks = 0.0, []
     for i in range(count):
         at_s += chance.expovariate(per_s)
-        asks.append(Ask(at_s=at_s, prompt=((f"{seed} {i % 4}", chance.randint(5, 60)),), out=chance.randint(1, 12)))
+        asks.append(Ask(at_s=at_s, prompt=((f"{seed} {i % 4}", chance.randint(5, 40)),), out=chance.randint(1, 10)))
     return tuple(asks)
 
 
@@ -77,20 +77,20 @@ def _conversation(begin: int) -> tuple[Phase, ...]:
 #: A prompt that ends close below the end of its slot's context.
 _TO_THE_END: Phase = (Ask(prompt=(("long", 248),), out=20), Ask(at_s=0.05, prompt=(("short", 12),), out=14))
 
-_BURST = _burst("burst", 9, 50)
+_BURST = _burst("burst", 9, 32)
 _LIKE = _likeness()
 
 SCENARIOS = (
     Scenario(
         name="slots",
         description="more requests than slots, prompts in parts, a slot's own cache, the end of the context",
-        settings={"n_parallel": 3, "n_ctx": 768, "n_batch": 64, "n_ubatch": 64},
+        settings={"n_parallel": 3, "n_ctx": 768, "n_batch": 48, "n_ubatch": 48},
         phases=(*_LIKE, _BURST, *_conversation(len(_LIKE) + len(_BURST)), _TO_THE_END),
     ),
     Scenario(
         name="timed",
         description="Poisson arrivals at four slots",
         settings={"n_parallel": 4, "n_ctx": 1024, "n_batch": 32, "n_ubatch": 32},
-        phases=(_poisson("timed", 24, 4.0),),
+        phases=(_poisson("timed", 18, 4.0),),
     ),
 )
