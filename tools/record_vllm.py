@@ -35,7 +35,6 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "VLLM_LOGGING_LEVEL": "CRITICAL",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_V2_MODEL_RUNNER": "1",  # what 0.33 takes on an H100; it asks for Triton, which a scheduler needs not
 }
 for compiled in ("vllm._C", "vllm._C_stable_libtorch"):  # kernels for a device that is not here
     sys.modules[compiled] = types.ModuleType(compiled)
@@ -69,6 +68,10 @@ class H100(CudaPlatformBase):
 
 
 vllm.platforms._current_platform = H100()  # noqa: SLF001 - before anything asks for it
+
+import vllm.config.vllm as configuration
+
+configuration.HAS_TRITON = True  # the kernels' compiler, which decides between model runners
 
 from vllm import SamplingParams
 from vllm.config import VllmConfig
@@ -225,7 +228,8 @@ class World:
         if not done:
             return None
         self.under_way = [one for one in self.under_way if one not in done]
-        names = {kind: {row["id"] for _, row in done if row["kind"] == kind} for kind in ("recv", "send")}
+        # in order of beginning; vLLM passes sets, whose order is left to chance
+        names = {kind: [row["id"] for _, row in done if row["kind"] == kind] for kind in ("recv", "send")}
         return KVConnectorOutput(finished_sending=names["send"] or None, finished_recving=names["recv"] or None)
 
 
@@ -444,7 +448,7 @@ def effective_of(core: EngineCore) -> Row:
         "pipeline_parallel_size": config.parallel_config.pipeline_parallel_size,
         "num_spec_tokens": scheduler.num_spec_tokens,
         "num_lookahead_tokens": scheduler.num_lookahead_tokens,
-        "num_hash_lookahead_tokens": scheduler.num_hash_lookahead_tokens,
+        "num_hash_lookahead_tokens": getattr(scheduler, "num_hash_lookahead_tokens", 0),  # since 0.33
         "spec_method": speculation.method if speculation else None,
         "draft_slots": speculation.max_num_new_slots_for_drafting if speculation else 0,
         "max_loras": config.lora_config.max_loras if config.lora_config else None,
