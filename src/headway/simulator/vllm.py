@@ -755,6 +755,7 @@ class Vllm(Stepper):
         """Admit from the waiting lines until the head does not fit: those with loaded KV, then the others."""
         table: Table = self.table
         lines: cython.int
+        moved: cython.int = -1
         request: cython.int = -1
         for lines in range(2):
             line: Line = self.holding if lines == 0 else self.line
@@ -765,6 +766,8 @@ class Vllm(Stepper):
                 after: cython.int = table.newer[request]
                 if self.passed_over(batch, request):
                     self.put_aside(request)
+                    if table.status[request] == LOADED and table.computed[request] == 0:
+                        moved = self.queue_again(request, moved)
                 elif not self.admit(batch, line, request):
                     break
                 elif table.status[request] == LOADING:
@@ -775,6 +778,18 @@ class Vllm(Stepper):
         if not self.held:
             self.capacity_bound = self.waiting > self.asides
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def queue_again(self, request: cython.int, behind: cython.int) -> cython.int:
+        """Let a request whose only token was loaded queue with those that wait for room: to the scheduler it holds nothing."""
+        self.holding.remove(request)
+        self.table.status[request] = WAITING
+        if self.priority:
+            self.line.push(request)
+        else:
+            self.line.insert(request, behind)
+        return request
 
     @cython.cfunc
     @cython.exceptval(check=False)
