@@ -90,7 +90,8 @@ def _groups(draw: Random, arguments: Row) -> list[list[Any]]:
 
 def _speculate(draw: Random, meta: Row) -> None:
     arguments = meta["engine_args"]
-    if "pipeline_parallel_size" in arguments or meta["kv_groups"] or draw.random() > 0.35:
+    pipeline = "pipeline_parallel_size" in arguments and not arguments["async_scheduling"]
+    if draw.random() > 0.35 or pipeline:  # drafts would be asked for before the batch has run
         return
     method, count = draw.choice(list(SPECULATION)), draw.choice((1, 1, 2, 3, 4, 5, 7))
     arguments["speculative_config"] = SPECULATION[method] | {"num_speculative_tokens": count}
@@ -100,7 +101,8 @@ def _speculate(draw: Random, meta: Row) -> None:
 
 
 def _transfer(draw: Random, meta: Row) -> None:
-    if draw.random() > 0.25:
+    eagle = meta["engine_args"].get("speculative_config", {}).get("method") == "eagle"
+    if draw.random() > 0.25 or (eagle and meta["kv_groups"]):  # such hits drop a block per group: not simulated
         return
     role = draw.choice(("kv_consumer", "kv_consumer", "kv_producer", "kv_both"))
     meta["engine_args"]["kv_transfer_config"] = {"kv_connector": "Transfers", "kv_role": role}
