@@ -50,11 +50,12 @@ CONFIG = {
     "num_gpu_blocks": 21,
     "enable_prefix_caching": True,
     "num_spec_tokens": 0,
+    "max_loras": None,
 }
 
 
 def add(name: str, prompt: list[int], out: int, **more: Any) -> dict[str, Any]:
-    usual = {"priority": 0, "salt": None, "arrival_s": 0.0}
+    usual = {"priority": 0, "adapter": 0, "arrival_s": 0.0}
     return {"event": "add", "id": name, "prompt": prompt, "max_tokens": out} | usual | more
 
 
@@ -210,13 +211,15 @@ def test_a_stop_token_ends_at_the_tokens_that_came() -> None:
     assert (found.meta["stop"], found.requests[0]["out"], found.results[0]["reason"]) == ("eos", 1, "stop")
 
 
-def test_a_priority_travels_with_its_request() -> None:
+def test_priority_and_adapter_travel_with_their_request() -> None:
     events = [
-        CONFIG | {"policy": "priority"},
-        add("a", [1], 1, priority=-2),
+        CONFIG | {"policy": "priority", "max_loras": 2},
+        add("a", [1], 1, priority=-2, adapter=3),
         schedule(0, [["a", 1]], admitted=[["a", 0]]),
+        update(0, {"a": [9]}, "a"),
     ]
-    assert rows([*events, update(0, {"a": [9]}, "a")]).requests[0]["prio"] == -2
+    found = rows(events)
+    assert (found.requests[0]["prio"], found.requests[0]["lora"], found.meta["effective"]["max_loras"]) == (-2, 3, 2)
 
 
 def test_the_first_difference_is_shown_with_what_came_before() -> None:

@@ -21,11 +21,13 @@ class Witness:
         name: of the engine; its pins stand in requirements/NAME.txt.
         first: requirements installed with all they require; those of the pins come alone.
         size: what a user is told before it is installed.
+        recipe: the script that makes its model; empty: one comes with it.
     """
 
     name: str
     first: tuple[str, ...]
     size: str
+    recipe: str = ""
 
     @property
     def folder(self) -> Path:
@@ -49,7 +51,7 @@ class Witness:
 
     def missing(self) -> str:
         """Say why it cannot be used; empty where it can."""
-        if self.stamp.is_file() and self.stamp.read_text() == self.digest():
+        if self.stamp.is_file() and self.stamp.read_text() == self.digest() and not self.unmade():
             return ""
         return f"no environment {self.folder.name} with the present pins: make witness-{self.name} ({self.size})"
 
@@ -57,27 +59,33 @@ class Witness:
         """Return what the stamp of the present pins says."""
         return hashlib.sha256(" ".join(self.first).encode() + self.pins.read_bytes()).hexdigest()
 
+    def unmade(self) -> str:
+        """Return the present recipe of its model, empty where it was made by it or comes with the engine."""
+        recipe = (HERE / self.recipe).read_text() if self.recipe else ""
+        made = self.folder / "model" / self.recipe
+        return recipe if recipe and not (made.is_file() and made.read_text() == recipe) else ""
+
     def install(self) -> None:
         """Make it, unless it is there.
 
         Raises:
             subprocess.CalledProcessError: pip failed; what it said stands on standard error.
         """
-        if not self.missing():
-            return
-        print(f"installing {self.folder.name} ({self.size})", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", self.folder], check=True)
-        pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        if self.first:
-            subprocess.run([*pip, *self.first], check=True)
-        subprocess.run([*pip, "--no-deps", "--requirement", self.pins], check=True)
-        if self.name == "vllm":
+        if not self.stamp.is_file() or self.stamp.read_text() != self.digest():
+            print(f"installing {self.folder.name} ({self.size})", flush=True)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", self.folder], check=True)
+            pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            if self.first:
+                subprocess.run([*pip, *self.first], check=True)
+            subprocess.run([*pip, "--no-deps", "--requirement", self.pins], check=True)
+            self.stamp.write_text(self.digest())
+        if recipe := self.unmade():
             quiet = os.environ | {"HF_HUB_OFFLINE": "1"}
-            subprocess.run([self.python, HERE / "vllm_model.py", self.folder / "model"], check=True, env=quiet)
-        self.stamp.write_text(self.digest())
+            subprocess.run([self.python, HERE / self.recipe, self.folder / "model"], check=True, env=quiet)
+            (self.folder / "model" / self.recipe).write_text(recipe)
 
 
-VLLM = Witness("vllm", ("torch==2.13.0",), "3.4 GB, some minutes")
+VLLM = Witness("vllm", ("torch==2.13.0",), "3.4 GB, some minutes", "vllm_model.py")
 LLAMA = Witness("llama", (), "200 MB, some seconds")
 
 

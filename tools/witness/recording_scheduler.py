@@ -4,7 +4,7 @@ Run inside vLLM's own process, with this folder on PYTHONPATH and HEADWAY_WITNES
 Nothing is decided here: each method calls vLLM's and writes a line of JSON about it. One line per event:
 
     config    what the engine resolved
-    add       a request reached the scheduler: id, prompt, max_tokens, priority, salt
+    add       a request reached the scheduler: id, prompt, max_tokens, priority, adapter
     schedule  a call of schedule(): tokens per request in order, admissions, preemptions, queues, free blocks
     update    a batch's outputs were processed: new tokens per request, who finished and why, free blocks
     abort     requests taken away from outside
@@ -56,7 +56,7 @@ class _Recording:
             max_tokens=request.max_tokens,
             priority=request.priority,
             arrival_s=request.arrival_time,
-            salt=request.cache_salt,
+            adapter=request.lora_request.lora_int_id if request.lora_request else 0,
         )
         super().add_request(request)
 
@@ -112,6 +112,7 @@ class _Recording:
             "num_gpu_blocks": self.cache_config.num_gpu_blocks,
             "enable_prefix_caching": self.cache_config.enable_prefix_caching,
             "num_spec_tokens": self.num_spec_tokens,
+            "max_loras": self.lora_config.max_loras if self.lora_config else None,
         }
 
     def _write(self, event: str, **fields: Any) -> None:

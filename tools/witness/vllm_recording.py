@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _NONE = {
     "pipeline_parallel_size": 1,
     "spec_method": None,
-    "max_loras": None,
     "num_lookahead_tokens": 0,
     "num_hash_lookahead_tokens": 0,
     "draft_slots": 0,
@@ -59,12 +58,13 @@ class Walk:
 
     def _add(self, event: dict[str, Any]) -> None:
         idle = not self.flying and all(one.ended >= 0 for one in self.seen.values())
+        told = {"prio": event["priority"], "lora": event["adapter"]}
         self.seen[event["id"]] = one = Asked(
             prompt=event["prompt"],
             out=event["max_tokens"],
             arrival_s=event["arrival_s"],
             woke=idle,
-            extra={"prio": event["priority"]} if event["priority"] else {},
+            extra={field: value for field, value in told.items() if value},
         )
         self.new.append(one)
 
@@ -83,11 +83,10 @@ class Walk:
 
     def _schedule(self, event: dict[str, Any]) -> None:
         self._arrive()
-        self.called_at = event["t"] = event["b"] = event["e"] = self.now
+        self.called_at = event["t"] = self.now
         self.flying[event["call"]] = event
-        if event["scheduled"]:
-            event["b"] = max(self.now, self.free_at)
-            event["e"] = self.free_at = event["b"] + TICK
+        event["b"] = max(self.now, self.free_at)
+        event["e"] = self.free_at = event["b"] + (TICK if event["scheduled"] else 0)
         if event["scheduled"] or event["preempted"]:
             event["k"], self.numbers = self.numbers, self.numbers + 1
         for name in event["preempted"]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from environments import VLLM
 from scenarios import Ask, Phase
 
 APART_S = 0.1
+#: Where vllm_model.py put them.
+ADAPTERS = VLLM.folder / "model" / "adapters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +77,39 @@ def _conversation(begin: int, turns: int) -> tuple[Phase, ...]:
 
 
 def _ranked() -> Phase:
+    """Those that matter least come first, so that one of them, short of a block, is thrown back by itself."""
     chance = random.Random("ranked")
-    first = Ask(prompt=(("ranked first", 900),), out=4)
+    early = [
+        Ask(at_s=APART_S * i, prompt=((f"early {i}", 90 + 11 * i),), out=200, fields={"priority": 3}) for i in range(4)
+    ]
+    return (
+        *early,
+        *(
+            Ask(
+                at_s=0.6 + 0.05 * i,
+                prompt=((f"ranked {i}", chance.randint(40, 200)),),
+                out=chance.randint(40, 120),
+                fields={"priority": chance.randint(-2, 2)},
+            )
+            for i in range(16)
+        ),
+    )
+
+
+def _adapted() -> Phase:
+    """Four adapters and none where two may run at once; prompts that begin alike, which adapters do not share."""
+    chance = random.Random("adapted")
+    first = Ask(prompt=(("adapted first", 900),), out=4)
     return (
         first,
         *(
             Ask(
                 at_s=APART_S + 0.02 * i,
-                prompt=((f"ranked {i}", chance.randint(80, 300)),),
-                out=chance.randint(40, 120),
-                fields={"priority": chance.randint(-2, 2)},
+                prompt=(("adapted", 64), (f"adapted {i}", chance.randint(10, 150))),
+                out=chance.randint(3, 40),
+                fields={"model": chance.choice(("witness", "a1", "a2", "a3", "a4"))},
             )
-            for i in range(16)
+            for i in range(20)
         ),
     )
 
@@ -153,5 +177,15 @@ SCENARIOS = (
             max_num_batched_tokens=256, max_num_seqs=6, max_model_len=1024, num_gpu_blocks_override=120
         ),
         phases=(_stopped(),),
+    ),
+    Scenario(
+        name="adapted",
+        description="two LoRA adapters at once: requests of others are passed over",
+        arguments=(
+            *_arguments(max_num_batched_tokens=256, max_num_seqs=6, max_model_len=1024, num_gpu_blocks_override=120),
+            *("--enable-lora", "--max-loras", "2"),
+            *("--lora-modules", *(f"a{i}={ADAPTERS / f'a{i}'}" for i in range(1, 5))),
+        ),
+        phases=(_adapted(),),
     ),
 )
