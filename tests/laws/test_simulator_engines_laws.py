@@ -18,7 +18,7 @@ from headway.types import Replica, Requests
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))  # tests are no package
 
-from engines.cases import STRATA, TWINS, make_case  # noqa: E402 - found through the line above
+from engines.cases import STRATA, TWINS, make_case
 
 ENGINES = tuple(TWINS)
 
