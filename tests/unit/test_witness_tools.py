@@ -64,11 +64,16 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
         assert one.stdout is not None
         assert one.stdout.readline() == "started\n"
         session = one.pid
-    until_s = time.monotonic() + 10
     with pytest.raises(ProcessLookupError):
-        while time.monotonic() < until_s:
-            os.killpg(session, 0)  # raises once nobody is left
-            time.sleep(0.05)
+        look_for(session, patience_s=10)
+
+
+def look_for(session: int, patience_s: float) -> None:
+    """Raise once nobody of a session is left."""
+    until_s = time.monotonic() + patience_s
+    while time.monotonic() < until_s:
+        os.killpg(session, 0)
+        time.sleep(0.05)
 
 
 def test_a_server_that_does_not_come_up_is_told_with_its_last_words(tmp_path: Path) -> None:
