@@ -37,6 +37,8 @@ class Case:
 
 
 ALL_ON = frozenset({"ahead", "priority", "hashes"})
+BATCHES = (4, 64, 1024, 16384)
+SESSIONS = {"kind": "sessions", "replicas": 4, "load": 0.5, "router": "session-affinity"}
 CASES = [
     Case("ISL 2000, OSL 300, one replica", target_ns=200),
     Case("the same, lengths ± 50 %", kind="spread"),
@@ -47,16 +49,14 @@ CASES = [
     Case("priorities", features=frozenset({"priority"})),
     Case("hashes, priorities, asynchronous", features=ALL_ON, target_ns=1000),
     Case("the same, lengths ± 50 %, 64 replicas", kind="spread", replicas=64, features=ALL_ON),
-    Case("sessions of 20 turns, prefix cache", 1_000_000, 4, 0.5, "sessions", router="session-affinity"),
-    Case(
-        "the same, asynchronous", 1_000_000, 4, 0.5, "sessions", 256, 30_000, "session-affinity", frozenset({"ahead"})
-    ),
+    Case("sessions of 20 turns, prefix cache", **SESSIONS),
+    Case("the same, asynchronous", **SESSIONS, features=frozenset({"ahead"})),
     Case("overload with preemption", 200_000, load=1.5, kind="long outputs"),
     Case("the same, priorities, asynchronous", 200_000, load=1.5, kind="long outputs", features=ALL_ON),
-    *(Case(f"batch {n}", kind="short", seqs=n, blocks=max(30_000, 60 * n)) for n in (4, 64, 1024, 16384)),
+    *(Case(f"max_num_seqs {n}", 300_000, kind="decodes", seqs=n, blocks=150 * n) for n in BATCHES),
     *(
-        Case(f"batch {n}, all on", 1_000_000, 1, 0.8, "short", n, max(30_000, 60 * n), features=ALL_ON)
-        for n in (4, 64, 1024, 16384)
+        Case(f"max_num_seqs {n}, all on", 300_000, kind="decodes", seqs=n, blocks=150 * n, features=ALL_ON)
+        for n in BATCHES
     ),
     *(Case(f"{n} replicas, least-outstanding", kind="spread", replicas=n) for n in (1, 16, 256)),
     *(Case(f"{n} replicas, round-robin", kind="spread", replicas=n, router="round-robin") for n in (1, 16, 256)),
@@ -67,8 +67,8 @@ CASES = [
 def lengths(kind: str, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     if kind == "spread":
         return rng.integers(1000, 3000, count), rng.integers(150, 450, count)
-    if kind == "short":
-        return rng.integers(50, 150, count), rng.integers(150, 450, count)
+    if kind == "decodes":  # prompts so short that thousands of sequences decode at once
+        return rng.integers(10, 30, count), rng.integers(750, 2250, count)
     if kind == "long outputs":
         return rng.integers(50, 150, count), rng.integers(500, 4000, count)
     if kind == "sessions":
@@ -158,7 +158,7 @@ def measure(case: Case) -> dict[str, float]:
         wall_s.append(time.perf_counter() - wall)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     counters, count = simulation.counters, case.requests
-    stay_ps = (simulation.last_ps - simulation.first_ps).sum()
+    stay_ps = (simulation.last_ps - simulation.first_ps).sum(dtype=float)
     return {
         "cpu_s": min(cpu_s),
         "wall_s": min(wall_s),

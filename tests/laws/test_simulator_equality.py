@@ -34,11 +34,11 @@ def differing(stratum: str, seeds: Iterable[int]) -> tuple[str | None, int, int,
 
 @pytest.mark.parametrize("stratum", STRATA)
 def test_core_equals_oracle(stratum: str) -> None:
-    found, preemptions, hits, jumps = differing(stratum, range(40))
+    found, preemptions, hits, jumps = differing(stratum, range(25))
     assert found is None
     assert jumps > 0
-    assert preemptions > 50 or stratum not in ("kv pressure", "kv thrash", "identical")
-    assert hits > 300 or not STRATA[stratum].get("shared")
+    assert preemptions > 50 or ("pressure" not in stratum and stratum not in ("kv thrash", "identical"))
+    assert hits > 200 or not STRATA[stratum].get("shared")
 
 
 @pytest.mark.nightly
