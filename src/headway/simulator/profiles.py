@@ -21,6 +21,9 @@ class Profile:
         priority_goes_on: after a request preempted itself, the next of running is tried.
         loras_of_all_running: max_loras counts the adapters of all running requests; else of those in this step.
         lookahead_hashes: with EAGLE-like drafters a block's key covers the next token; else the last hit is dropped.
+        prefills_paced: `prefill_schedule_interval` holds for a replica by itself; else only for ranks of data parallelism.
+        registers_processed: with an output, blocks are registered up to the last token that has been processed; else up
+            to the last that is not expected any more, and only with asynchronous scheduling.
     """
 
     full_isl_gate: bool = True
@@ -29,10 +32,19 @@ class Profile:
     priority_goes_on: bool = True
     loras_of_all_running: bool = True
     lookahead_hashes: bool = True
+    prefills_paced: bool = True
+    registers_processed: bool = True
 
 
 _V033 = Profile()
-_V032 = replace(_V033, priority_goes_on=False, loras_of_all_running=False, lookahead_hashes=False)
+_V032 = replace(
+    _V033,
+    priority_goes_on=False,
+    loras_of_all_running=False,
+    lookahead_hashes=False,
+    prefills_paced=False,
+    registers_processed=False,
+)
 _V020 = replace(_V032, uncached_first=False, lone_request_exempt=False)
 _V011 = replace(_V020, full_isl_gate=False)
 PROFILES = {(0, 11): _V011, (0, 20): _V020, (0, 32): _V032, (0, 33): _V033}

@@ -201,6 +201,7 @@ class Vllm(Stepper):
     draft_slots: cython.int
     go_on_after_self: cython.bint
     loras_of_all: cython.bint
+    registers_processed: cython.bint
     deferring: cython.bint
     windowed: cython.bint  # some group keeps but a window
     # memory
@@ -260,11 +261,12 @@ class Vllm(Stepper):
         self.threshold = settings.long_prefill_token_threshold
         self.adaptive = settings.long_prefill_token_threshold_adaptive
         self.lone_exempt = profile.lone_request_exempt
-        self.prefill_every = settings.prefill_schedule_interval
+        self.prefill_every = settings.prefill_schedule_interval if profile.prefills_paced else 1
         self.watermark = int(settings.watermark * (replica.num_gpu_blocks + 1))  # the null block counts
         self.max_loras = settings.max_loras or 0
         self.go_on_after_self = profile.priority_goes_on
         self.loras_of_all = profile.loras_of_all_running
+        self.registers_processed = profile.registers_processed
         method = speculation.method if speculation is not None else "ngram"
         self.lookahead = 0 if method == "ngram" else self.drafting
         self.draft_slots = 1 if method == "draft_model" else 0
@@ -589,8 +591,11 @@ class Vllm(Stepper):
     @cython.exceptval(-1)
     def settle(self, request: cython.int) -> cython.int:
         """Register the blocks whose tokens are known by now."""
-        if self.asynchronous or self.drafting > 0:
-            self.name(request, self.table.computed[request] - self.table.flying[request])
+        table: Table = self.table
+        if self.registers_processed and (self.asynchronous or self.drafting > 0):
+            self.name(request, table.computed[request] - table.flying[request])
+        elif self.asynchronous:
+            self.name(request, table.computed[request] - table.placeholders[request])
         return 0
 
     # --- the scheduler
