@@ -164,11 +164,13 @@ class TensorRtLlm(Stepper):
     # memory
     contents: Contents
     blocks: Blocks
-    held: dict[Any, Any]  # request -> its blocks, of those that have begun
-    prompt: dict[Any, Any]  # request -> tokens of its prompt where it grew: a pause makes outputs part of it
+    held: list[Any]  # by slot: its blocks
+    count: cython.int[::1]  # by slot: how many
+    prompt: cython.longlong[::1]  # by slot: tokens of its prompt; a pause makes outputs part of it
     # queues
     queue: Any
     active: list[Any]
+    slots: list[Any]  # of `max_batch_size`, those without an active request
 
     def __init__(self, replica: Any, runs: Any, table: Table, record: Any) -> None:
         Stepper.__init__(self, replica, table, record)
@@ -180,33 +182,33 @@ class TensorRtLlm(Stepper):
         self.no_evict = own.capacity_scheduler_policy == "GUARANTEED_NO_EVICT"
         self.in_turn = own.context_chunking_policy == "FIRST_COME_FIRST_SERVED"
         self.contents, self.blocks = Contents(runs), Blocks(replica.num_gpu_blocks)
-        self.held, self.prompt = {}, {}
+        self.held, self.count = [[] for _ in range(self.max_batch_size)], _ints(self.max_batch_size)
+        self.prompt = _ints(self.max_batch_size, 0, np.int64)
         self.drops_stale = True
-        self.queue, self.active = deque(), []
+        self.queue, self.active, self.slots = deque(), [], list(range(self.max_batch_size))
 
     # --- what is asked of a request
 
     @cython.cfunc
-    @cython.exceptval(-1)
+    @cython.exceptval(check=False)
     def prompt_of(self, request: cython.int) -> cython.longlong:
         """Return the tokens of its context phase."""
-        grown: Any = self.prompt.get(request)
-        return self.table.isl[request] if grown is None else grown
+        return self.prompt[self.table.holder[request]]
 
     @cython.cfunc
-    @cython.exceptval(-1)
+    @cython.exceptval(check=False)
     def begun(self, request: cython.int) -> cython.bint:
         """Return whether it holds memory."""
         return self.table.status[request] == RUNNING
 
     @cython.cfunc
-    @cython.exceptval(-1)
+    @cython.exceptval(check=False)
     def generating(self, request: cython.int) -> cython.bint:
         """Return whether its context phase is over (or under way to its end)."""
         return self.begun(request) and self.table.computed[request] >= self.prompt_of(request)
 
     @cython.cfunc
-    @cython.exceptval(-1)
+    @cython.exceptval(check=False)
     def complete(self, request: cython.int) -> cython.bint:
         """Return whether all its tokens are under way."""
         return self.table.known[request] + self.table.placeholders[request] >= self.table.most[request]
@@ -218,14 +220,13 @@ class TensorRtLlm(Stepper):
         return (tokens + self.size - 1) // self.size
 
     @cython.cfunc
-    @cython.exceptval(-1)
+    @cython.exceptval(check=False)
     def to_completion(self, request: cython.int) -> cython.longlong:
         """Return the blocks it still takes if it runs to its end."""
-        held: cython.longlong = len(self.held[request]) if self.begun(request) else 0
-        return self.ceiling(self.table.most[request]) - held
+        return self.ceiling(self.table.most[request]) - self.count[self.table.holder[request]]
 
     @cython.cfunc
-    @cython.exceptval(-1)
+    @cython.exceptval(check=False)
     def for_one_step(self, request: cython.int) -> cython.longlong:
         """Return the blocks it takes for its next step."""
         if not self.begun(request):
@@ -259,7 +260,7 @@ class TensorRtLlm(Stepper):
         """Let the full blocks of its first tokens be found, from the first on that is not."""
         if not self.caching:
             return 0
-        blocks: list[Any] = self.held[request]
+        blocks: list[Any] = self.held[self.table.holder[request]]
         parent: cython.int = -1
         there: cython.bint = True
         index: cython.longlong
@@ -282,8 +283,11 @@ class TensorRtLlm(Stepper):
         """Let its blocks go, the last first; what it computed stays cached."""
         table: Table = self.table
         self.store(request, min(table.known[request] - 1, table.computed[request]))
-        for block in reversed(self.held.pop(request)):
+        slot: cython.int = table.holder[request]
+        for block in reversed(self.held[slot]):
             self.blocks.release(block)
+        self.held[slot] = []
+        self.count[slot] = 0
         return 0
 
     @cython.cfunc
@@ -303,7 +307,9 @@ class TensorRtLlm(Stepper):
         cached: cython.longlong = len(held) * self.size
         while len(held) < self.ceiling(prompt):
             held.append(self.blocks.take())
-        self.held[request] = held
+        slot: cython.int = self.table.holder[request]
+        self.held[slot] = held
+        self.count[slot] = cython.cast(cython.int, len(held))
         return cached
 
     # --- queues
@@ -320,17 +326,31 @@ class TensorRtLlm(Stepper):
     @cython.exceptval(-1)
     def leave(self, request: cython.int) -> cython.int:
         """Free the memory and the place of a request that ended."""
-        self.prompt.pop(request, None)
-        if request not in self.active:
+        slot: cython.int = self.table.holder[request]
+        if slot < 0:
             self.queue.remove(request)
             self.waiting -= 1
             return 0
         self.active.remove(request)
-        if not self.begun(request):
+        if self.begun(request):
+            self.running -= 1
+            self.release(request)
+        else:
             self.waiting -= 1
-            return 0
-        self.running -= 1
-        return self.release(request)
+        self.slots.append(slot)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def activate(self) -> cython.int:
+        """Let requests of the queue be active while there are slots."""
+        while self.queue and self.slots:
+            request: cython.int = self.queue.popleft()
+            slot: cython.int = self.slots.pop()
+            self.table.holder[request] = slot
+            self.prompt[slot] = self.table.isl[request]
+            self.active.append(request)
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -432,7 +452,7 @@ class TensorRtLlm(Stepper):
                 break
             end = last
             paused.append(rows[last])
-            for block in self.held[rows[last]]:
+            for block in self.held[self.table.holder[rows[last]]]:
                 given[block] = given.get(block, 0) + 1
                 if given[block] == self.blocks.refs[block]:
                     free += 1
@@ -445,7 +465,7 @@ class TensorRtLlm(Stepper):
     def pause(self, batch: Batch, request: cython.int) -> cython.int:
         """Throw a request back: its outputs become part of its prompt."""
         table: Table = self.table
-        self.prompt[request] = table.known[request]
+        self.prompt[table.holder[request]] = table.known[request]
         self.release(request)
         table.status[request] = WAITING
         table.epoch[request] += 1
@@ -463,8 +483,7 @@ class TensorRtLlm(Stepper):
     @cython.exceptval(-1)
     def form(self, batch: Batch) -> cython.int:
         """Decide who runs, then with how many tokens: contexts first, then one token for each decode."""
-        while self.queue and len(self.active) < self.max_batch_size:
-            self.active.append(self.queue.popleft())
+        self.activate()
         fitting: list[Any] = self.to_the_end() if self.no_evict else self.for_now(batch)
         budget: cython.longlong = self.max_num_tokens
         contexts: list[Any] = []
@@ -484,8 +503,11 @@ class TensorRtLlm(Stepper):
                 break
         self.run_contexts(batch, contexts, budget)
         for request in decodes:
-            if self.table.computed[request] % self.size == 0:
-                self.held[request].append(self.blocks.take())
+            row: cython.int = request
+            if self.table.computed[row] % self.size == 0:
+                slot: cython.int = self.table.holder[row]
+                self.held[slot].append(self.blocks.take())
+                self.count[slot] += 1
             batch.add(request, 1, 0, False)
         return 0
 
