@@ -5,7 +5,7 @@ import sys
 
 from setuptools import Extension, setup
 
-COMPILED = ("server", "core", "stepping", "vllm")
+COMPILED = ("server", "core", "stepping", "fleet", "vllm", "radix", "sglang", "tensorrt_llm", "tgi", "llama_cpp")
 
 
 def extensions() -> list[Extension]:

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,misc,has-type"
 # ruff: noqa: FBT003 - C functions take no keywords
-"""The hot loop: replicas of vLLM's synchronous V1 scheduler, jumped from event to event.
+"""The hot loop: replicas of vLLM's V1 scheduler, synchronous and asynchronous, jumped from event to event.
 
 Every decode advances one token per iteration, so the context of a decode is `iteration + offset`, and the iteration
 at which it finishes and the phase at which it takes its next KV block are constants of it. A replica is therefore
@@ -14,8 +14,6 @@ The classes, from the inside out:
     Heap     numbers, least first; as Agenda: what is due at which iteration
     Blocks   the KV blocks of a replica: blank ones, a least-recently-used line of cached extents, extents in use
     Engine   one replica: `schedule` decides the next jump, `commit` lives through it
-    Tournament  where the least of some numbers is
-    Fleet    arrivals, a router and the replicas
 
 An *extent* is a stretch of cached blocks whose keys are consecutive, kept, released and evicted together; it splits
 where a reader shares only its head. Two facts keep extents exact (both hold for vLLM's block cache):
@@ -24,6 +22,8 @@ where a reader shares only its head. Two facts keep extents exact (both hold for
     (2) a block is registered although its key is cached only where a request recomputes it beside another. From
         there on that request registers extents of one block (`beside`), so an extent of several blocks is the first
         copy of each of its keys and any copy is found where the walk over a prefix arrives.
+The output blocks of a decode are registered as they fill, but where that only makes its own last extent longer it is
+made up for when somebody comes by (`Blocks.plan`): a request alone with its keys causes no event.
 
 Times are int64 picoseconds. Compiled by Cython in pure-Python mode; the same file runs uncompiled.
 """
@@ -36,9 +36,12 @@ import cython
 import numpy as np
 
 if cython.compiled:
+    from cython.cimports.headway.simulator.server import Server
     from cython.cimports.libc.math import sqrt
 else:
     from math import sqrt
+
+    from headway.simulator.server import Server
 
 COMPILED: bool = cython.compiled
 NEVER = cython.declare(cython.longlong, 1 << 62)
@@ -891,7 +894,7 @@ class Columns:
 
 @cython.final
 @cython.cclass
-class Engine:
+class Engine(Server):
     """One replica. Between two calls of `schedule` a *leg* is pending: k equal-batch iterations from `t` on.
 
     Asynchronous scheduling runs the scheduler one iteration ahead: `schedule` is called when the last batch of the
@@ -932,7 +935,6 @@ class Engine:
     t: cython.longlong  # start of the pending leg
     it: cython.longlong  # iterations done, or taken for done
     phase: cython.int  # it mod block_size
-    end: cython.longlong  # when `schedule` is called next; NEVER: idle
     # the pending leg
     k: cython.longlong  # 0: an empty batch, only a time to wait for
     a: cython.longlong
@@ -940,7 +942,6 @@ class Engine:
     tokens: cython.longlong  # scheduled per iteration
     chunk: cython.int  # first slot of the tail of `running` that computes a prompt, −1: none
     # running
-    running: cython.int
     n: cython.int  # decodes
     s: cython.longlong  # sum of their contexts
     by_phase: cython.int[::1]  # decodes by offset mod block_size
@@ -973,7 +974,6 @@ class Engine:
     line: cython.int
     line_end: cython.int
     ranked: Heap
-    waiting: cython.int
     # one call of `schedule`
     budget: cython.longlong
     n_single: cython.int
@@ -986,9 +986,9 @@ class Engine:
     jumps: cython.longlong
     scheduled: cython.longlong
     preemptions: cython.longlong
-    busy: cython.longlong
 
     def __init__(self, replica: Any, ids: Any, columns: Columns, gaps: Gaps) -> None:
+        Server.__init__(self)
         settings, table = replica.settings, replica.step
         self.ahead, self.by_priority = settings.async_scheduling, settings.scheduling_policy == "priority"
         self.seats = settings.max_num_active_seqs or settings.max_num_seqs
@@ -1006,10 +1006,10 @@ class Engine:
         self.columns, self.gaps = columns, gaps
         self.part, self.entry = -1, 0
         self.blocks = Blocks(replica.num_gpu_blocks, slots, settings, ids)
-        self.called, self.t, self.it, self.phase, self.end = 0, 0, 0, 0, NEVER
+        self.called, self.t, self.it, self.phase = 0, 0, 0, 0
         self.k = self.a = self.d = self.tokens = 0
         self.chunk = self.partial = self.head = self.tail = self.stack = self.line = self.line_end = -1
-        self.running = self.n = self.s = self.waiting = self.leaving = self.wasted = 0
+        self.n = self.s = self.leaving = self.wasted = 0
         self.by_phase = _ints(settings.block_size)
         self.before, self.after, self.below, self.batch, self.leave = (_ints(slots) for _ in range(5))
         self.finishing, self.ranked = Agenda(slots), Heap(4)
@@ -1019,7 +1019,7 @@ class Engine:
         self.spare = -1
         self._spare_slots(0, slots)
         self.admissions = self.budget = self.n_single = self.s_single = self.chunks = self.pairs = self.over = 0
-        self.steps = self.jumps = self.scheduled = self.preemptions = self.busy = 0
+        self.steps = self.jumps = self.scheduled = self.preemptions = 0
 
     def _spare_slots(self, start: int, stop: int) -> None:
         for slot in range(stop - 1, start - 1, -1):
@@ -1749,7 +1749,13 @@ class Engine:
         return 0
 
     @cython.cfunc
-    @cython.exceptval(check=False)
+    @cython.exceptval(-1)
+    def busy_by(self, now: cython.longlong) -> cython.longlong:
+        """Return for how long it has been stepping by `now`, within the pending leg."""
+        return self.busy + (now - self.t if self.end < NEVER else 0)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
     def used(self, now: cython.longlong) -> cython.longlong:
         """Return the referenced blocks at `now`, within the pending leg."""
         more: cython.longlong = 0  # iterations scheduled since, of a leg that takes blocks as it goes
@@ -1760,219 +1766,3 @@ class Engine:
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return the counters: steps, jumps, scheduled tokens, preemptions, busy picoseconds."""
         return self.steps, self.jumps, self.scheduled, self.preemptions, self.busy
-
-
-@cython.final
-@cython.cclass
-class Tournament:
-    """Which of some numbers is the least, the first of equals: node i is won by the better of nodes 2i and 2i + 1."""
-
-    number: cython.longlong[::1]
-    winner: cython.int[::1]
-    leaves: cython.int
-
-    def __init__(self, count: int, number: int) -> None:
-        self.leaves = 1 << (count - 1).bit_length()
-        self.number = _ints(self.leaves, NEVER, np.int64)
-        self.winner = _ints(2 * self.leaves)
-        for leaf in range(self.leaves):
-            self.winner[self.leaves + leaf] = leaf
-        for node in range(self.leaves - 1, 0, -1):
-            self.winner[node] = self.winner[2 * node]
-        for index in range(count):
-            self.put(index, number)
-
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(check=False)
-    def first(self) -> cython.int:
-        """Return where the least is."""
-        return self.winner[1]
-
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def put(self, index: cython.int, number: cython.longlong) -> cython.int:
-        """Change a number."""
-        if self.number[index] == number:
-            return 0
-        self.number[index] = number
-        node: cython.int = (self.leaves + index) >> 1
-        while node > 0:
-            left: cython.int = self.winner[2 * node]
-            right: cython.int = self.winner[2 * node + 1]
-            winner: cython.int = left if self.number[left] <= self.number[right] else right
-            if winner != index and winner == self.winner[node]:
-                break
-            self.winner[node] = winner
-            node >>= 1
-        return 0
-
-
-@cython.final
-@cython.cclass
-class Fleet:
-    """Arrivals, a router and replicas.
-
-    Where the router looks at loads, requests go to the replica with the fewest outstanding (waiting or running)
-    requests, the first of equals; given runs and their labels, to the replica that was last sent the longest prefix
-    if it is long enough and loads are not too unequal (see `simulate`).
-    """
-
-    engines: list[Any]
-    replicas: cython.int
-    columns: Columns
-    ends: Tournament  # of the pending legs
-    loads: Tournament
-    freedom: Tournament  # −load: its first is the busiest
-    # what was sent where, by label of a run
-    by_prefix: cython.bint
-    tokens_per_block: cython.longlong
-    offset: cython.longlong[::1]
-    count: cython.longlong[::1]
-    label: cython.int[::1]
-    sent_to: cython.int[::1]
-    sent: cython.longlong[::1]  # blocks of the run
-    # samples
-    window_ps: cython.longlong
-    series: cython.longlong[:, ::1]  # queue, running, blocks in use, busy_ps so far
-    sampled: cython.longlong
-
-    def __init__(self, engines: list[Engine], columns: Columns, window_ps: int, series: Any, prefixes: Any) -> None:
-        self.engines, self.replicas, self.columns = engines, len(engines), columns
-        self.ends = Tournament(len(engines), NEVER)
-        self.loads, self.freedom = Tournament(len(engines), 0), Tournament(len(engines), 0)
-        self.window_ps, self.series, self.sampled = window_ps, _view(series), 0
-        runs, labels = prefixes
-        self.by_prefix = labels is not None
-        if labels is not None:
-            self.tokens_per_block = engines[0].block_size
-            self.offset, self.count, self.label = _view(runs[1]), _view(runs[3]), _view(labels)
-            self.sent_to, self.sent = _ints(len(labels), -1), _ints(len(labels), 0, np.int64)
-
-    def run(self, replica: Any, until: int, balance: bool) -> None:  # noqa: FBT001 - called once
-        """Let everything happen up to `until`; `replica` holds the choices, filled in here where loads matter."""
-        if balance or self.series.shape[0] > 0 or self.replicas == 1:
-            self._arrivals(_view(replica), until, balance)
-        else:
-            self._one_by_one(_view(replica), until)
-        index: cython.int
-        for index in range(self.replicas):
-            engine: Engine = self.engines[index]
-            engine.advance(until + 1)
-            engine.stop(until)
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _arrivals(self, choice: cython.int[::1], until: cython.longlong, balance: cython.bint) -> cython.int:
-        columns: Columns = self.columns
-        i: cython.longlong
-        for i in range(columns.arrive.shape[0]):
-            now: cython.longlong = columns.arrive[i]
-            if now > until:
-                break
-            if self.sampled < self.series.shape[0]:
-                self._sample_before(now)
-            if columns.state[i] == _FAILED:
-                continue
-            if balance:
-                self._advance_all(now)
-                choice[i] = self._by_prefix(i) if self.by_prefix else self.loads.first()
-            index: cython.int = choice[i]
-            engine: Engine = self.engines[index]
-            engine.advance(now)
-            engine.arrive(cython.cast(cython.int, i), now)
-            if balance:
-                self._update(index)
-        if self.sampled < self.series.shape[0]:
-            self._sample_before(until + 1)
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _one_by_one(self, choice: cython.int[::1], until: cython.longlong) -> cython.int:
-        """Let one replica after the other live through its requests: kinder to caches, where nobody looks at loads."""
-        columns: Columns = self.columns
-        heads: cython.int[::1] = _ints(self.replicas, -1)
-        i: cython.longlong
-        for i in range(columns.arrive.shape[0] - 1, -1, -1):
-            if columns.state[i] != _FAILED and columns.arrive[i] <= until:
-                columns.behind[i] = heads[choice[i]]
-                heads[choice[i]] = cython.cast(cython.int, i)
-        index: cython.int
-        for index in range(self.replicas):
-            engine: Engine = self.engines[index]
-            request: cython.int = heads[index]
-            while request >= 0:
-                after: cython.int = columns.behind[request]
-                engine.advance(columns.arrive[request])
-                engine.arrive(request, columns.arrive[request])
-                request = after
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _advance_all(self, now: cython.longlong) -> cython.int:
-        while self.ends.number[self.ends.first()] < now:
-            index: cython.int = self.ends.first()
-            engine: Engine = self.engines[index]
-            engine.advance(now)
-            self._update(index)
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def _update(self, index: cython.int) -> cython.int:
-        engine: Engine = self.engines[index]
-        load: cython.int = engine.waiting + engine.running
-        self.ends.put(index, engine.end)
-        self.loads.put(index, load)
-        if self.by_prefix:
-            self.freedom.put(index, -load)
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _by_prefix(self, request: cython.longlong) -> cython.int:
-        chosen: cython.int = self.loads.first()
-        least: cython.longlong = self.loads.number[chosen]
-        most: cython.longlong = -self.freedom.number[self.freedom.first()]
-        balanced: cython.bint = most - least <= 64 or 2 * most <= 3 * least
-        shared: cython.longlong = 0
-        before: cython.longlong = 0
-        run: cython.longlong
-        for run in range(self.offset[request], self.offset[request + 1]):
-            label: cython.int = self.label[run]
-            if self.sent_to[label] >= 0 and balanced:
-                shared = before + min(self.count[run], self.sent[label])
-                shared = min(shared * self.tokens_per_block, self.columns.isl[request])
-                if 10 * shared > 3 * self.columns.isl[request]:
-                    chosen = self.sent_to[label]
-            before += self.count[run]
-        for run in range(self.offset[request], self.offset[request + 1]):
-            self.sent_to[self.label[run]] = chosen
-            self.sent[self.label[run]] = self.count[run]
-        return chosen
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _sample_before(self, now: cython.longlong) -> cython.int:
-        """Sample all windows that end before `now`."""
-        while self.sampled < self.series.shape[0] and (self.sampled + 1) * self.window_ps < now:
-            self._sample((self.sampled + 1) * self.window_ps)
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _sample(self, now: cython.longlong) -> cython.int:
-        row: cython.longlong = self.sampled
-        index: cython.int
-        for index in range(self.replicas):
-            engine: Engine = self.engines[index]
-            engine.advance(now + 1)
-            self.series[row, 0] += engine.waiting
-            self.series[row, 1] += engine.running
-            self.series[row, 2] += engine.used(now)
-            self.series[row, 3] += engine.busy + (now - engine.t if engine.end < NEVER else 0)
-            self._update(index)
-        self.sampled = row + 1
-        return 0

@@ -31,7 +31,7 @@ def load(module: str) -> Any:
 
 
 if os.environ.get("HEADWAY_INTERPRETED", "0") not in ("", "0"):
-    sys.meta_path.insert(0, _Sources)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Sources)
 core = load("core")
 #: Whether the engines run compiled.
 compiled: bool = core.COMPILED

@@ -81,12 +81,12 @@ def record(requests: Requests, replica: Replica, ids: Sequence[str] | None = Non
     check_range(requests, replica)
     recorder = Recorder(len(requests))
     run = Stepped(requests, replica, ids=ids, recorder=recorder)
-    run.engines[0].run_all(run.arrive_ps, run.found["state"])
-    found = {name: column.tolist() for name, column in run.found.items()}
+    run.engines[0].run_all(run.columns["arrive_ps"], run.columns["state"])
+    found = {name: column.tolist() for name, column in run.columns.items()}
     endings = (
         Ending(
             request=row,
-            arrive_ps=arrive_ps,
+            arrive_ps=found["arrive_ps"][row],
             scheduled_ps=recorder.first.get(row, (-1, -1))[0],
             start_ps=recorder.first.get(row, (-1, -1))[1],
             cached=found["cached_tokens"][row],
@@ -95,6 +95,6 @@ def record(requests: Requests, replica: Replica, ids: Sequence[str] | None = Non
             delivered_ps=tuple(recorder.delivered[row]),
             end_ps=found["last_ps"][row],
         )
-        for row, arrive_ps in enumerate(run.arrive_ps.tolist())
+        for row in range(len(requests))
     )
     return Record(steps=tuple(recorder.steps), transfers=tuple(recorder.transfers), endings=tuple(endings))

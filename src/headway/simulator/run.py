@@ -8,15 +8,19 @@ import numpy as np
 
 from headway.errors import InputError
 from headway.simulator.checks import LONGEST_PS, check_range, check_replica, check_requests
-from headway.simulator.itl import GapPart, Gaps
-from headway.simulator.loading import core
+from headway.simulator.dispatch import jumpable
+from headway.simulator.itl import Gaps
+from headway.simulator.jumped import Jumped
+from headway.simulator.loading import load
 from headway.simulator.prefixes import engine_runs
 from headway.simulator.routers import choices, run_labels
 from headway.simulator.simulation import FAILED, UNFINISHED, Counters, Series, Simulation
+from headway.simulator.stepped import Stepped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from headway.simulator.prefixes import EngineRuns
     from headway.types import IntColumn, Replica, Requests
 
 _PS_PER_S = 1e12
@@ -32,7 +36,10 @@ def simulate(
     record_series: int = 0,
     until_s: float | None = None,
 ) -> Simulation:
-    """Run requests through equal replicas of vLLM's V1 scheduler (synchronous schedule, first come first served).
+    """Run requests through equal replicas of an engine's scheduler.
+
+    The policy is that of `settings.engine` and its version (`POLICIES`). Where the jump engine knows all that is asked
+    for (`dispatch.jumpable`) it runs; otherwise the general engine does, iteration by iteration. Both are exact.
 
     Same seed, same bytes: all times are integer picoseconds. At one instant requests arrive first, then steps end,
     then the next are scheduled.
@@ -61,24 +68,23 @@ def simulate(
         raise InputError("expected a number of windows ≥ 0", file="simulate", place="record_series")
     until_ps = _until_ps(until_s)
     choice = choices(requests, replicas, router, seed)
-    runs = engine_runs(requests.prefix, replica.settings.block_size) if requests.prefix is not None else None
-    labels = run_labels(runs) if router == "prefix-affinity" else None
-    columns = _columns(requests, replica)
-    shared, gaps = core.Columns(until_ps, *columns.values()), core.Gaps()
-    engines = [core.Engine(replica, runs, shared, gaps) for _ in range(replicas)]
+    jumps = jumpable(replica.settings, requests, replica) is None
+    run = (Jumped if jumps else Stepped)(requests, replica, replicas=replicas, until_ps=until_ps)
+    columns = run.columns
     window_ps = _window_ps(columns["arrive_ps"], record_series, until_s)
     samples = np.zeros((record_series, 4), np.int64)
     where = np.zeros(len(requests), np.int32) if choice is None else choice
-    fleet = core.Fleet(engines, shared, window_ps, samples, (runs, labels))
-    fleet.run(where, until_ps, choice is None)
-    if until_s is None and (columns["state"] == UNFINISHED).any():
-        raise InputError("the run would last longer than 53 days, the range of the clock", file="simulate")
+    prefixes = _prefixes(requests, replica) if router == "prefix-affinity" else None
+    load("fleet").Fleet(run.engines, columns, window_ps, samples, prefixes).run(where, until_ps, choice is None)
+    if until_s is None:
+        _check_all_over(columns)
+    np.maximum(columns["cached_tokens"], 0, out=columns["cached_tokens"])  # never admitted: nothing cached
     where[(columns["state"] == FAILED) | (columns["arrive_ps"] > until_ps)] = -1
     return Simulation(
         **{name: columns[name] for name in _KEPT},
         replica=where,
-        gaps=Gaps(tuple(GapPart(*part) for part in gaps.columns())),
-        counters=_counters(engines, columns["cached_tokens"]),
+        gaps=Gaps(run.gaps()),
+        counters=_counters(run.engines, columns["cached_tokens"]),
         series=_series(samples, window_ps) if record_series else None,
         end_ps=until_ps if until_s is not None else int(columns["last_ps"].max(initial=0)),
     )
@@ -87,45 +93,21 @@ def simulate(
 _KEPT = ("arrive_ps", "output_tokens", "first_ps", "last_ps", "state", "cached_tokens", "preemptions")
 
 
-def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
-    """Return the core's columns, in its order."""
-    count, settings = len(requests), replica.settings
-    isl = np.ascontiguousarray(requests.isl_tokens, np.int64)
-    outputs = np.minimum(requests.osl_tokens, settings.max_model_len - isl).astype(np.int32)
-    if requests.max_tokens is not None:
-        outputs = np.minimum(outputs, requests.max_tokens).astype(np.int32)
-    # the last output token is never put into the KV cache
-    most_tokens = replica.num_gpu_blocks * settings.block_size + 1
-    failed = (outputs < 1) | (isl + outputs > most_tokens)
-    outputs[failed] = 0
-    arrive = requests.arrive_s * _PS_PER_S
-    return {
-        "arrive_ps": np.rint(arrive, out=arrive).astype(np.int64),
-        "isl_tokens": isl,
-        "output_tokens": outputs,
-        "first_ps": np.full(count, -1, np.int64),
-        "last_ps": np.full(count, -1, np.int64),
-        "state": np.multiply(failed, FAILED, dtype=np.int8),
-        "cached_tokens": np.zeros(count, np.int32),
-        "preemptions": np.zeros(count, np.int32),
-        "behind": np.empty(count, np.int32),
-        "rank": _ranks(requests) if settings.scheduling_policy == "priority" else np.empty(0, np.int32),
-        "stops": _stops(requests, outputs, settings.max_model_len),
-    }
+def _prefixes(requests: Requests, replica: Replica) -> tuple[EngineRuns, NDArray[np.int32], int]:
+    """Return the runs the router looks at, their labels and the tokens of a block."""
+    block_size = replica.settings.block_size
+    runs = engine_runs(requests.prefix, block_size) if requests.prefix is not None else None
+    labels = run_labels(runs)
+    assert runs is not None
+    return runs, labels, block_size
 
 
-def _ranks(requests: Requests) -> NDArray[np.int32]:
-    """Number the priorities, the soonest 0."""
-    if requests.priority is None:
-        return np.zeros(len(requests), np.int32)
-    return np.unique(requests.priority, return_inverse=True)[1].astype(np.int32)
-
-
-def _stops(requests: Requests, outputs: NDArray[np.int32], max_model_len: int) -> NDArray[np.int8]:
-    """Return whether a stop token ends each request before a length does; empty where no length was allowed."""
-    if requests.max_tokens is None:
-        return np.empty(0, np.int8)
-    return (outputs < np.minimum(requests.max_tokens, max_model_len - requests.isl_tokens)).astype(np.int8)
+def _check_all_over(columns: dict[str, NDArray[Any]]) -> None:
+    left = int((columns["state"] == UNFINISHED).sum())
+    if left and int(columns["last_ps"].max()) < LONGEST_PS // 2:
+        raise InputError(f"{left} requests can never be scheduled under these settings", file="simulate")
+    if left:
+        raise InputError("the run would last longer than 53 days, the range of the clock", file="simulate")
 
 
 def _until_ps(until_s: float | None) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headway.types import FloatColumn, IntColumn
 
 #: States of a request at the end.
-UNFINISHED, FINISHED, FAILED = 0, 1, 2
+UNFINISHED, FINISHED, FAILED, ABORTED = 0, 1, 2, 3
 _PS_PER_S = 1e12
 
 
@@ -79,8 +79,8 @@ class Simulation:
         first_ps: first output token leaves the engine; the frontend's time is not in it.
         last_ps: last output token.
         output_tokens: tokens it gets if it finishes: osl, or less where max_model_len cuts it; 0 where refused.
-        state: UNFINISHED, FINISHED, or FAILED: refused, since the prompt leaves no room for a token within
-            max_model_len, or because its KV at full length would exceed the replica's blocks.
+        state: UNFINISHED, FINISHED, ABORTED (the client hung up), or FAILED: refused, since the prompt leaves no room
+            for a token within max_model_len, or because its KV at full length would exceed the replica's blocks.
         replica: where it ran; −1: refused, or not arrived by the end.
         cached_tokens: prompt tokens found in the prefix cache when it was first admitted.
         preemptions: how often it was preempted.

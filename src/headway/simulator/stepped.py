@@ -26,8 +26,8 @@ class Stepped:
     """Equal replicas of the general engine, on one table.
 
     Attributes:
-        found: columns by request: first_ps, last_ps, state, cached_tokens (−1: never admitted), preemptions, reason
-            (1 by length, 2 by a stop token, 3 hung up), delivered (tokens).
+        columns: by request: arrive_ps, isl_tokens, output_tokens (0: refused), first_ps, last_ps, state, cached_tokens
+            (−1: never admitted), preemptions, reason (1 by length, 2 by a stop token, 3 hung up), delivered (tokens).
         engines: the replicas.
     """
 
@@ -37,15 +37,22 @@ class Stepped:
         replica: Replica,
         *,
         replicas: int = 1,
+        until_ps: int = NEVER_PS,  # noqa: ARG002 - as the jump engine's
         ids: Sequence[str] | None = None,
         recorder: Any = None,
     ) -> None:
         given = _given(requests, ids)
         given["most"], refused = bounds(replica, given["isl"], given["most"])
-        self.arrive_ps: IntColumn = given["arrive"]
-        self.found = _found(refused)
-        self.output_tokens = np.where(refused, 0, np.minimum(given["osl"], given["most"] - given["isl"]))
-        table = load("stepping").Table(given, self.found)
+        most = np.minimum(given["most"], replica.settings.max_model_len)
+        outputs = np.where(refused, 0, np.minimum(given["osl"], most - given["isl"])).astype(np.int32)
+        found = _found(refused)
+        self.columns: dict[str, NDArray[Any]] = {
+            "arrive_ps": given["arrive"],
+            "isl_tokens": given["isl"],
+            "output_tokens": outputs,
+            **found,
+        }
+        table = load("stepping").Table(given, found)
         self.engines = [new_engine(replica, requests, table, recorder) for _ in range(replicas)]
 
     def gaps(self) -> tuple[GapPart, ...]:

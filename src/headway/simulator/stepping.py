@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=False
-# mypy: disable-error-code="untyped-decorator,var-annotated,misc"
+# mypy: disable-error-code="untyped-decorator,var-annotated,misc,has-type"
 # (the types of attributes are in stepping.pxd)
 """The general engine: one replica, one iteration at a time, whatever the scheduling policy.
 
