@@ -56,7 +56,7 @@ PEERS = {
         environment={"WANDB_MODE": "disabled"},
     ),
     "vidur-trained": Peer(
-        title="Vidur 0.0.26, its own predictor",
+        title="Vidur 0.0.26, own predictor",
         driver="vidur_simulator.py",
         requirements="vidur.txt",
         arguments=("trained",),

@@ -177,17 +177,17 @@ def measure(case: tuple[Trace, str, int], rounds: int, programs: Mapping[str, st
 
 
 def speed_table(rows: list[Row]) -> str:
-    head = f"{'peer':47}{'trace':29}{'requests':>9}{'setup s':>9}{'CPU s':>8}{'/CPU s':>8}"
-    lines = [head + f"{'headway: s':>12}{'/CPU s':>12}{'ratio':>9}{'target':>9}{'with percentiles':>18}"]
+    head = f"{'peer':40}{'trace':29}{'requests':>9}{'setup s':>9}{'CPU s':>8}{'/CPU s':>8}"
+    lines = [head + f"{'headway: s':>12}{'/CPU s':>12}{'ratio':>9}{'target':>9}{'+ quantiles':>13}"]
     for row in rows:
-        line = f"{row.peer:47}{row.trace:29}{row.requests:9}"
+        line = f"{row.peer:40}{row.trace:29}{row.requests:9}"
         if row.skipped or row.theirs is None or row.ours is None:
             lines.append(f"{line}  skipped: {row.skipped}")
             continue
         line += f"{row.theirs['setup_cpu_s']:9.2f}{row.theirs['cpu_s']:8.2f}{row.per_s(row.theirs):8,.0f}"
         line += f"{row.ours['cpu_s']:12.6f}{row.per_s(row.ours):12,.0f}"
         line += f"{f'{row.ratio():,.0f}×':>9}{f'≥ {row.target:,}×':>9}"
-        lines.append(line + f"{f'{row.ratio(percentiles=True):,.0f}×':>18}")
+        lines.append(line + f"{f'{row.ratio(percentiles=True):,.0f}×':>13}")
     return "\n".join(lines)
 
 
@@ -197,7 +197,7 @@ def with_training(row: Row) -> list[Row]:
         return [row]
     trained = {**row.theirs, "cpu_s": row.theirs["cpu_s"] + row.theirs["training_cpu_s"]}
     trained["setup_cpu_s"] -= row.theirs["training_cpu_s"]
-    return [row, replace(row, peer=f"{row.peer}, training too", theirs=trained)]
+    return [row, replace(row, peer=f"{row.peer} + training", theirs=trained)]
 
 
 #: heading: figure, unit, decimals

@@ -52,7 +52,7 @@ def test_a_ratio_is_of_requests_per_cpu_second(row: Any) -> None:
 
 def test_the_speed_table_shows_both_and_the_target(peers: Any, row: Any) -> None:
     head, line = peers.speed_table([row]).splitlines()
-    assert head.split()[-4:] == ["ratio", "target", "with", "percentiles"]
+    assert head.split()[-4:] == ["ratio", "target", "+", "quantiles"]
     shown = ["1000", "1.50", "2.00", "500", "0.000500", "2,000,000", "4,000×", "≥", "4,000×", "1,000×"]
     assert line.split()[-10:] == shown
 
