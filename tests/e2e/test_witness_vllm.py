@@ -26,5 +26,5 @@ pytestmark = [pytest.mark.nightly, pytest.mark.skipif(bool(VLLM.missing()), reas
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_engine_and_the_simulator_decide_the_same(scenario: Scenario, mode: str, tmp_path: Path) -> None:
-    problem, shown = verdict(*witnessed(scenario, mode, tmp_path))
-    assert not problem, shown
+    found = verdict(*witnessed(scenario, mode, tmp_path))
+    assert not found.problem, found.shown

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "witness"))  # tool
 
 from llama_recording import Walk, as_rows, read_log
 from logical import judged
-from witness_llama import Told, contradictions, counters
+from witness_llama import Said, contradictions, counters
 
 from headway.simulator.schedules import read_schedule
 from headway.simulator.schedules.writing import write_rows
@@ -62,8 +62,8 @@ def answer(slot: int, length: int, tokens: list[int], **timings: int) -> dict[st
     return {"id_slot": slot, "tokens": tokens, "truncated": False, "timings": usual | timings}
 
 
-def told(**changes: Any) -> Told:
-    said = Told(
+def told(**changes: Any) -> Said:
+    said = Said(
         answers={0: answer(1, 20, [45234, 2016]), 1: answer(0, 6, [12593]), 2: answer(0, 8, [19242, 30918])},
         metrics={"n_decode_total": 4.0, "n_busy_slots_per_decode": 1.5},
         slots=[{"is_processing": False}],

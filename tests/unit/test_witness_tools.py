@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "witness"))  # tool
 import environments
 import llama_scenarios
 import vllm_scenarios
+from reporting import Verdict, parsed, parser_of, told
 from scenarios import Ask, play, words
 from servers import free_port, get, post, running, wait_until_ready
 
@@ -121,7 +122,10 @@ def test_texts_are_the_same_every_time_and_begin_alike() -> None:
     assert words("a", 5) != words("b", 5)
 
 
-@pytest.mark.parametrize("scenario", [*vllm_scenarios.SCENARIOS, *llama_scenarios.SCENARIOS], ids=lambda one: one.name)
+SCENARIOS = [*vllm_scenarios.SCENARIOS, *llama_scenarios.SCENARIOS, *map(llama_scenarios.mixed, range(5))]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
 def test_scenarios_are_in_order_and_continue_what_was_asked(scenario: vllm_scenarios.Scenario) -> None:
     asked = 0
     for phase in scenario.phases:
@@ -129,6 +133,28 @@ def test_scenarios_are_in_order_and_continue_what_was_asked(scenario: vllm_scena
         assert times == sorted(times)
         assert all(ask.after is None or ask.after < asked for ask in phase)
         asked += len(phase)
+
+
+def test_the_last_line_counts_and_the_exit_code_says_whether_all_are_equal(capsys: pytest.CaptureFixture[str]) -> None:
+    equal = Verdict(name="one", steps=1200, problem="", shown="")
+    other = Verdict(name="two", steps=3, problem="step 0, T", shown="at length\n")
+    assert told([equal]) == 0
+    assert told([equal, other]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "one              1,200 steps  equal",
+        "1 of 1 equal",
+        "one              1,200 steps  equal",
+        "two                  3 steps  differs: step 0, T",
+        "at length",
+        "1 of 2 equal",
+    ]
+
+
+def test_unknown_scenarios_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["witness", "slot"])
+    with pytest.raises(SystemExit):
+        parsed(parser_of("What it does.", ["slots"]), ["slots"])
+    assert "no scenario slot; there are slots" in capsys.readouterr().err
 
 
 def test_an_environment_that_is_not_there_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

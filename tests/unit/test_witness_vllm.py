@@ -147,14 +147,14 @@ def test_the_simulator_agrees_with_it_and_a_changed_one_is_told(tmp_path: Path) 
     ]
     log.write_text("\n".join(lines))
     write_rows(rows(EVENTS), tmp_path / "small.jsonl")
-    assert verdict(tmp_path / "small.jsonl", log) == ("", "")
+    assert verdict(tmp_path / "small.jsonl", log).problem == ""
     changed = [
         event | {"free": 15} if event.get("call") == 1 and event["event"] == "schedule" else event for event in EVENTS
     ]
     write_rows(rows(changed), tmp_path / "small.jsonl")
-    assert "free: expected 15, found 16" in verdict(tmp_path / "small.jsonl", log)[0]
+    assert "free: expected 15, found 16" in verdict(tmp_path / "small.jsonl", log).problem
     log.write_text("\n".join(lines[:-1]))
-    assert "log of iterations" in verdict(tmp_path / "small.jsonl", log)[0]
+    assert "log of iterations" in verdict(tmp_path / "small.jsonl", log).problem
 
 
 def test_batches_in_flight_overlap_on_the_logical_clock() -> None:

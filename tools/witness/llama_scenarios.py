@@ -80,6 +80,30 @@ _TO_THE_END: Phase = (Ask(prompt=(("long", 248),), out=20), Ask(at_s=0.05, promp
 _BURST = _burst("burst", 9, 32)
 _LIKE = _likeness()
 
+
+def mixed(seed: int) -> Scenario:
+    """A scenario by chance: slots, batch, prompts that begin alike or go on from others, few outputs or more."""
+    chance = random.Random(seed)
+    slots, n_batch = chance.choice((1, 2, 3, 5)), chance.choice((16, 24, 64, 512))
+    phases: list[Phase] = []
+    for _ in range(chance.randint(2, 4)):
+        asked, at_s, asks = sum(map(len, phases)), 0.0, list[Ask]()
+        for _ in range(chance.randint(2, 8)):
+            at_s += chance.choice((0.0, 0.01, 0.05, 0.3))
+            alike = (f"alike {chance.randint(0, 3)}", chance.randint(1, 50))
+            own = (f"own {asked + len(asks)}", chance.randint(1, 40))
+            prompt = (alike, own) if chance.random() < 0.5 else (alike,)
+            after = chance.randrange(asked) if asked and chance.random() < 0.25 else None
+            asks.append(Ask(at_s=at_s, prompt=prompt, out=chance.choice((1, 1, 2, 3, 5, 9)), after=after))
+        phases.append(tuple(asks))
+    return Scenario(
+        name=f"mixed_{seed}",
+        description=f"{slots} slots, {n_batch} tokens in a batch, {sum(map(len, phases))} requests by chance",
+        settings={"n_parallel": slots, "n_ctx": 256 * slots, "n_batch": n_batch, "n_ubatch": n_batch},
+        phases=tuple(phases),
+    )
+
+
 SCENARIOS = (
     Scenario(
         name="slots",

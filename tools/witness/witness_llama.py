@@ -1,6 +1,6 @@
 """Ask a real llama-server, read what it decides, and hold the simulator to it.
 
-    python tools/witness/witness_llama.py [SCENARIO ...] [--keep FOLDER]
+    python tools/witness/witness_llama.py [SCENARIO ...] [--mixed N] [--keep FOLDER]
 
 Each scenario of llama_scenarios.py is run on the real server (SmolLM2-135M on one CPU thread, in the environment
 build/witness-llama: `make witness-llama` makes it). Its log says which slot each request got and what went into each
@@ -12,24 +12,27 @@ no environment.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
-import tempfile
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from environments import LLAMA
 from llama_recording import Walk, as_rows, read_log
-from llama_scenarios import SCENARIOS, Scenario
+from llama_scenarios import SCENARIOS, Scenario, mixed
 from logical import judged
+from reporting import Verdict, folder_of, parsed, parser_of, told
 from scenarios import Ask, play
 from servers import get, post, running, wait_until_ready
 
 from headway.simulator.schedules import read_schedule
 from headway.simulator.schedules.writing import write_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 HERE = Path(__file__).parent
 #: Of the package that carries the server.
@@ -40,7 +43,7 @@ CHANCE = {"temperature": 1000.0, "samplers": ["temperature"], "ignore_eos": True
 
 
 @dataclass(slots=True)
-class Told:
+class Said:
     """What the server said over HTTP.
 
     Attributes:
@@ -58,29 +61,29 @@ class Told:
     slots: list[dict[str, Any]] = field(default_factory=list)
 
 
-def asked(scenario: Scenario, log: Path) -> Told:
+def asked(scenario: Scenario, log: Path) -> Said:
     """Run a scenario on the real server; its log goes to a file."""
-    told = Told()
+    said = Said()
     with running([str(LLAMA.python), str(HERE / "serve_llama.py"), json.dumps(scenario.settings)], log) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         wait_until_ready(f"{url}/health", process, log, PATIENCE_S)
 
         def send(ask: Ask, prompt: list[int]) -> list[int]:
-            number = len(told.prompts)
-            told.prompts.append(prompt)
-            told.outputs.append(ask.out)
+            number = len(said.prompts)
+            said.prompts.append(prompt)
+            said.outputs.append(ask.out)
             body = CHANCE | {"prompt": prompt, "n_predict": ask.out, "n_keep": number, "return_tokens": True}
             answer = post(f"{url}/completion", body)
             if "tokens" not in answer:
                 raise RuntimeError(f"the server answered {answer}")
-            told.answers[number] = answer
+            said.answers[number] = answer
             return list(answer["tokens"])
 
         play(scenario.phases, send)
-        told.metrics = counters(get(f"{url}/metrics"))
-        told.slots = json.loads(get(f"{url}/slots"))
-    return told
+        said.metrics = counters(get(f"{url}/metrics"))
+        said.slots = json.loads(get(f"{url}/slots"))
+    return said
 
 
 def counters(page: str) -> dict[str, float]:
@@ -88,11 +91,11 @@ def counters(page: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"^llamacpp:(\w+) (\S+)$", page, re.MULTILINE)}
 
 
-def contradictions(walk: Walk, told: Told) -> list[str]:
+def contradictions(walk: Walk, said: Said) -> list[str]:
     """Say where the server's log and its answers do not say the same."""
     found = []
     for task in walk.tasks.values():
-        answer = told.answers[task.number]
+        answer = said.answers[task.number]
         timings = answer["timings"]
         expected = {
             "slot": (answer["id_slot"], task.slot),
@@ -108,10 +111,10 @@ def contradictions(walk: Walk, told: Told) -> list[str]:
             if one != other
         ]
     decodes, busy = len(walk.batches), sum(len(batch.busy) for batch in walk.batches)
-    counted = told.metrics["n_decode_total"], round(told.metrics["n_busy_slots_per_decode"] * decodes)
+    counted = said.metrics["n_decode_total"], round(said.metrics["n_busy_slots_per_decode"] * decodes)
     if counted != (decodes, busy):
         found.append(f"decodes and busy slots: {counted} counted, {(decodes, busy)} logged")
-    if any(slot["is_processing"] for slot in told.slots):
+    if any(slot["is_processing"] for slot in said.slots):
         found.append("slots are busy at the end")
     return found
 
@@ -119,13 +122,13 @@ def contradictions(walk: Walk, told: Told) -> list[str]:
 def witnessed(scenario: Scenario, folder: Path) -> tuple[Path, list[str]]:
     """Run a scenario; return its schedule file and where the server contradicts itself."""
     log = folder / f"{scenario.name}.log"
-    told = asked(scenario, log)
+    said = asked(scenario, log)
     with log.open(encoding="utf-8", errors="replace") as lines:
         walk = read_log(lines)
     rows = as_rows(
         walk,
-        told.prompts,
-        told.outputs,
+        said.prompts,
+        said.outputs,
         scenario.settings,
         name=scenario.name,
         description=f"live: {scenario.description}",
@@ -133,44 +136,31 @@ def witnessed(scenario: Scenario, folder: Path) -> tuple[Path, list[str]]:
     )
     path = folder / f"{scenario.name}.jsonl"
     write_rows(rows, path)
-    return path, contradictions(walk, told)
+    return path, contradictions(walk, said)
 
 
-def options() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(names)}; default: all")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep recordings and logs there")
-    chosen = parser.parse_args()
-    unknown = set(chosen.scenarios) - set(names)
-    if unknown:
-        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    return chosen
+def verdicts(scenarios: Iterable[Scenario], folder: Path) -> Iterator[Verdict]:
+    """Run scenarios and compare, one after the other."""
+    for scenario in scenarios:
+        path, against = witnessed(scenario, folder)
+        schedule = read_schedule(path)
+        problem, shown = judged(schedule)
+        problems = [*against, *filter(None, [problem])]
+        yield Verdict(name=path.stem, steps=len(schedule.rows.steps), problem="; ".join(problems), shown=shown)
 
 
 def main() -> int:
     """Run the scenarios and say what came of them."""
-    chosen = options()
+    names = [scenario.name for scenario in SCENARIOS]
+    parser = parser_of(__doc__, names)
+    parser.add_argument("--mixed", type=int, default=0, metavar="N", help="so many more, made by chance")
+    chosen = parsed(parser, names)
     if LLAMA.missing():
         sys.stderr.write(f"error: {LLAMA.missing()}\n")
         return 2
-    equal = count = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for scenario in SCENARIOS:
-            if chosen.scenarios and scenario.name not in chosen.scenarios:
-                continue
-            path, against = witnessed(scenario, folder)
-            problem, shown = judged(read_schedule(path))
-            problem = "; ".join([*against, *filter(None, [problem])])
-            steps = len(read_schedule(path).rows.steps)
-            print(f"{path.stem:<14} {steps:>5,} steps  {f'differs: {problem}' if problem else 'equal'}", flush=True)
-            print(shown, end="")
-            count, equal = count + 1, equal + (not problem)
-    print(f"{equal} of {count} equal")
-    return int(equal < count)
+    named = (scenario for scenario in SCENARIOS if scenario.name in chosen.scenarios)
+    with folder_of(chosen.keep) as folder:
+        return told(verdicts(chain(named, map(mixed, range(chosen.mixed))), folder))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,15 @@ there is no environment.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from environments import VLLM
 from iterations import compositions, logged, side_by_side_of
 from logical import judged
+from reporting import Verdict, folder_of, parsed, parser_of, told
 from scenarios import Ask, play
 from servers import free_port, post, running, wait_until_ready
 from vllm_recording import as_rows, read_recording
@@ -116,51 +116,30 @@ def witnessed(scenario: Scenario, mode: str, folder: Path) -> tuple[Path, Path]:
     raise AssertionError
 
 
-def verdict(path: Path, log: Path) -> tuple[str, str]:
-    """Compare recording, log and simulation; return the first difference in one line and at length."""
+def verdict(path: Path, log: Path) -> Verdict:
+    """Compare recording, log and simulation."""
     schedule = read_schedule(path)
-    told, seen = logged(log.read_text(errors="replace").splitlines()), compositions(schedule.rows)
-    if told != seen:
-        return "the engine's log of iterations differs from its scheduler's recording", side_by_side_of(told, seen)
-    return judged(schedule)
-
-
-def options() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(names)}; default: all")
-    parser.add_argument("--mode", choices=MODES, help="default: both")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep recordings and logs there")
-    chosen = parser.parse_args()
-    unknown = set(chosen.scenarios) - set(names)
-    if unknown:
-        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    return chosen
+    counted, seen = logged(log.read_text(errors="replace").splitlines()), compositions(schedule.rows)
+    problem, shown = judged(schedule)
+    if counted != seen:
+        problem = "the engine's log of iterations differs from its scheduler's recording"
+        shown = side_by_side_of(counted, seen)
+    return Verdict(name=path.stem, steps=len(schedule.rows.steps), problem=problem, shown=shown)
 
 
 def main() -> int:
     """Run the scenarios and say what came of them."""
-    chosen = options()
+    names = [scenario.name for scenario in SCENARIOS]
+    parser = parser_of(__doc__, names)
+    parser.add_argument("--mode", choices=MODES, help="default: both")
+    chosen = parsed(parser, names)
     if VLLM.missing():
         sys.stderr.write(f"error: {VLLM.missing()}\n")
         return 2
-    equal = asked = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for scenario in SCENARIOS:
-            if chosen.scenarios and scenario.name not in chosen.scenarios:
-                continue
-            for mode in [chosen.mode] if chosen.mode else MODES:
-                path, log = witnessed(scenario, mode, folder)
-                problem, shown = verdict(path, log)
-                steps = len(read_schedule(path).rows.steps)
-                print(f"{path.stem:<14} {steps:>5,} steps  {f'differs: {problem}' if problem else 'equal'}", flush=True)
-                print(shown, end="")
-                asked, equal = asked + 1, equal + (not problem)
-    print(f"{equal} of {asked} equal")
-    return int(equal < asked)
+    named = (scenario for scenario in SCENARIOS if scenario.name in chosen.scenarios)
+    modes = [chosen.mode] if chosen.mode else MODES
+    with folder_of(chosen.keep) as folder:
+        return told(verdict(*witnessed(scenario, mode, folder)) for scenario, mode in product(named, modes))
 
 
 if __name__ == "__main__":
