@@ -37,6 +37,7 @@ def first_difference(rows: list[dict[str, Any]], path: Path) -> str:
 
 
 def main() -> None:
+    """Record, simulate and compare."""
     parser = argparse.ArgumentParser(description="hold the simulator to the real vLLM on random mixes of features")
     parser.add_argument("python", help="of an environment with vllm")
     parser.add_argument("first", type=int)
@@ -46,7 +47,8 @@ def main() -> None:
     recorder = subprocess.Popen(
         [given.python, str(HERE / "record_vllm.py"), "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert recorder.stdin is not None and recorder.stdout is not None
+    assert recorder.stdin is not None
+    assert recorder.stdout is not None
     equal = refused = 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(given.first, given.last):
