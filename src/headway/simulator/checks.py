@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from headway.errors import InputError, nearest
+from headway.simulator.profiles import READS_AHEAD, profile_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,6 +90,8 @@ def check_replica(replica: Replica) -> None:
             file="replica",
             place="settings.max_num_batched_tokens",
         )
+    if replica.speculation is not None:
+        _check_drafts(replica, replica.speculation.method)
     _check_table(table, "decode_ps", table.decode_ps, settings.max_num_seqs)
     _check_table(table, "mixed_ps", table.mixed_ps, settings.max_num_batched_tokens)
 
@@ -109,6 +112,24 @@ def _check_limits(settings: EngineSettings) -> None:
             file="replica",
             place="settings.scheduling_policy",
             hint=nearest(settings.scheduling_policy, _POLICIES),
+        )
+
+
+def _check_drafts(replica: Replica, method: str) -> None:
+    """Refuse the two mixes whose rules are not known here."""
+    settings = replica.settings
+    if settings.pipeline_parallel_size > 1 and not settings.async_scheduling:
+        raise InputError(
+            "speculation in a pipeline is simulated with asynchronous scheduling only",
+            file="replica",
+            place="settings.async_scheduling",
+        )
+    hashed_ahead = profile_of(settings.version).lookahead_hashes and replica.kv_transfer is None
+    if method in READS_AHEAD and not hashed_ahead and any(g.window_tokens for g in replica.kv_groups):
+        raise InputError(
+            f"{method} with window groups is simulated from vLLM 0.33 on, and without KV transfers",
+            file="replica",
+            place="speculation.method",
         )
 
 

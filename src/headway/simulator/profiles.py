@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 from headway.errors import InputError
 
+#: drafters that run on the target's hidden states, one token ahead
+READS_AHEAD = ("eagle", "eagle3", "mtp")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
@@ -21,7 +24,7 @@ class Profile:
         priority_goes_on: after a request preempted itself, the next of running is tried.
         loras_of_all_running: max_loras counts the adapters of all running requests; else of those in this step.
         lookahead_hashes: with EAGLE-like drafters a block's key covers the next token; else the last hit is dropped.
-        prefills_paced: `prefill_schedule_interval` holds for a replica by itself; else only for ranks of data parallelism.
+        prefills_paced: `prefill_schedule_interval` holds for a replica by itself; else only in data parallelism.
         registers_processed: with an output, blocks are registered up to the last token that has been processed; else up
             to the last that is not expected any more, and only with asynchronous scheduling.
     """

@@ -20,7 +20,7 @@ if cython.compiled:
     from cython.cimports.headway.simulator.stepping import Batch, Line, Stepper, Table
 else:
     from headway.simulator.stepping import Batch, Line, Stepper, Table
-from headway.simulator.profiles import profile_of
+from headway.simulator.profiles import READS_AHEAD, profile_of
 from headway.simulator.stepping import _grown, _ints, _view
 
 COMPILED: bool = cython.compiled
@@ -33,7 +33,6 @@ LOADED = cython.declare(cython.schar, 3)
 ENDED = cython.declare(cython.schar, 4)
 BY_LENGTH = cython.declare(cython.schar, 1)
 NO_KEY = cython.declare(cython.longlong, -1)
-READS_AHEAD = ("eagle", "eagle3", "mtp")  # drafters that run on the target's hidden states, one token ahead
 
 
 def most_tokens(replica: Any) -> int:  # noqa: ARG001 - as the other policies'
@@ -429,7 +428,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(-1)
     def free_all(self, request: cython.int) -> cython.int:
-        """Release the blocks of a request, group by group, tail first; where it is in flight, when that is processed."""
+        """Release the blocks of a request, group by group, tail first; of one in flight, once that is processed."""
         holder: cython.int = self.table.holder[request]
         if holder < 0:
             return 0
@@ -632,7 +631,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def prefills_held(self) -> cython.bint:
-        """Return whether prompts pause in this step: one step in `prefill_every` computes prompts while others decode."""
+        """Return whether prompts pause in this step: one in `prefill_every` computes prompts while others decode."""
         if self.prefill_every <= 1 or self.capacity_bound or self.steps_since + 1 >= self.prefill_every:
             return False
         i: cython.int
@@ -787,7 +786,7 @@ class Vllm(Stepper):
     @cython.cfunc
     @cython.exceptval(check=False)
     def queue_again(self, request: cython.int, behind: cython.int) -> cython.int:
-        """Let a request whose only token was loaded queue with those that wait for room: to the scheduler it holds nothing."""
+        """Let a request whose only token was loaded queue with the others: to the scheduler it holds nothing."""
         self.holding.remove(request)
         self.table.status[request] = WAITING
         if self.priority:
