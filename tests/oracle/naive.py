@@ -115,7 +115,10 @@ def naive(
 
 def record(requests: Requests, replica: Replica, names: Sequence[str] | None = None) -> Record:
     """Write down the schedule of one replica; `names` break ties of priority and arrival."""
-    result = naive(requests, replica, choice=[0] * len(requests), names=names)
+    return recorded(naive(requests, replica, choice=[0] * len(requests), names=names))
+
+
+def recorded(result: NaiveResult) -> Record:
     engine = result.engines[0]
     return Record(
         steps=tuple(engine.steps_seen),
