@@ -8,6 +8,7 @@ import numpy as np
 
 from headway.errors import InputError, nearest
 from headway.simulator.profiles import READS_AHEAD, profile_of
+from headway.simulator.profiles import READS_AHEAD, profile_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +19,13 @@ LONGEST_PS = 1 << 62  # 53 days: the clock and every sum stay below twice this, 
 _MOST = 1 << 30  # requests, and tokens of one request
 _MOST_SEQS = 1 << 20
 _POLICIES = ("fcfs", "priority")
+#: what vLLM has had since 0.32, at its default
+_LATER_SETTINGS = {
+    "watermark": 0.0,
+    "long_prefill_token_threshold_adaptive": False,
+    "max_num_active_seqs": None,
+    "prefill_schedule_interval": 1,
+}
 
 
 def check_requests(requests: Requests) -> None:
@@ -92,6 +100,8 @@ def check_replica(replica: Replica) -> None:
         )
     if replica.speculation is not None:
         _check_drafts(replica, replica.speculation.method)
+    if settings.engine == "vllm":
+        _check_version(replica)
     _check_table(table, "decode_ps", table.decode_ps, settings.max_num_seqs)
     _check_table(table, "mixed_ps", table.mixed_ps, settings.max_num_batched_tokens)
 
@@ -130,6 +140,26 @@ def _check_drafts(replica: Replica, method: str) -> None:
             f"{method} with window groups is simulated from vLLM 0.33 on, and without KV transfers",
             file="replica",
             place="speculation.method",
+        )
+
+
+def _check_version(replica: Replica) -> None:
+    """Refuse what this version of vLLM does not have, and what is not known of it."""
+    settings, speculation = replica.settings, replica.speculation
+    profile = profile_of(settings.version)
+    for name, default in _LATER_SETTINGS.items():
+        if getattr(settings, name) != default and not profile.later_settings:
+            raise InputError(
+                f"vLLM {settings.version} has no {name}; expected {default}", file="replica", place=f"settings.{name}"
+            )
+    drops_last_hit = not profile.lookahead_hashes or replica.kv_transfer is not None
+    reads_ahead = speculation is not None and speculation.method in READS_AHEAD
+    if reads_ahead and drops_last_hit and any(group.window_tokens for group in replica.kv_groups):
+        raise InputError(
+            "not simulated: sliding windows beside an EAGLE-like drafter whose hits lose their last block (a KV "
+            "transfer, or vLLM before 0.33)",
+            file="replica",
+            place="kv_groups",
         )
 
 

@@ -13,6 +13,10 @@ from headway.errors import InputError
 READS_AHEAD = ("eagle", "eagle3", "mtp")
 
 
+#: drafters that run on the target's hidden states, one token ahead
+READS_AHEAD = ("eagle", "eagle3", "mtp")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """The scheduler of one version.
@@ -27,6 +31,11 @@ class Profile:
         prefills_paced: `prefill_schedule_interval` holds for a replica by itself; else only in data parallelism.
         registers_processed: with an output, blocks are registered up to the last token that has been processed; else up
             to the last that is not expected any more, and only with asynchronous scheduling.
+        holds_apart: only requests that own blocks wait in a line of their own; else all that were passed over do.
+        window_tails: a window group registers blocks only where a hit may end; else every full one.
+        one_more_batch: an asynchronous pipeline has one batch more than stages in flight; else as many.
+        later_settings: there are `watermark`, `long_prefill_token_threshold_adaptive`, `max_num_active_seqs` and
+            `prefill_schedule_interval`; else all but their defaults are refused.
     """
 
     full_isl_gate: bool = True
@@ -37,6 +46,10 @@ class Profile:
     lookahead_hashes: bool = True
     prefills_paced: bool = True
     registers_processed: bool = True
+    holds_apart: bool = True
+    window_tails: bool = True
+    one_more_batch: bool = True
+    later_settings: bool = True
 
 
 _V033 = Profile()
@@ -48,7 +61,15 @@ _V032 = replace(
     prefills_paced=False,
     registers_processed=False,
 )
-_V020 = replace(_V032, uncached_first=False, lone_request_exempt=False)
+_V020 = replace(
+    _V032,
+    uncached_first=False,
+    lone_request_exempt=False,
+    holds_apart=False,
+    window_tails=False,
+    one_more_batch=False,
+    later_settings=False,
+)
 _V011 = replace(_V020, full_isl_gate=False)
 PROFILES = {(0, 11): _V011, (0, 20): _V020, (0, 32): _V032, (0, 33): _V033}
 

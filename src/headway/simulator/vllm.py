@@ -201,6 +201,8 @@ class Vllm(Stepper):
     go_on_after_self: cython.bint
     loras_of_all: cython.bint
     registers_processed: cython.bint
+    holds_apart: cython.bint
+    window_tails: cython.bint
     deferring: cython.bint
     windowed: cython.bint  # some group keeps but a window
     # memory
@@ -265,7 +267,10 @@ class Vllm(Stepper):
         self.max_loras = settings.max_loras or 0
         self.go_on_after_self = profile.priority_goes_on
         self.loras_of_all = profile.loras_of_all_running
-        self.registers_processed = profile.registers_processed
+        self.registers_processed, self.window_tails = profile.registers_processed, profile.window_tails
+        self.holds_apart = profile.holds_apart
+        if self.stages > 1 and not profile.one_more_batch:
+            self.depth = self.stages
         method = speculation.method if speculation is not None else "ngram"
         self.lookahead = 0 if method == "ngram" else self.drafting
         self.draft_slots = 1 if method == "draft_model" else 0
@@ -348,16 +353,15 @@ class Vllm(Stepper):
         """Free the memory and the place of a request that ended."""
         table: Table = self.table
         status: cython.schar = table.status[request]
+        apart: cython.bint = status != WAITING or (self.aside[request] and not self.holds_apart)
         self.recall(request)
         if self.connected and self.windowed:
             self.slide(request)
         if status == RUNNING:
             self.retire(request)
-        elif status == WAITING:
-            self.line.remove(request)
-            self.waiting -= 1
         else:
-            self.holding.remove(request)
+            line: Line = self.holding if apart else self.line
+            line.remove(request)
             self.waiting -= 1
         if status == LOADING:
             self.held_back += 1  # its blocks are being written
@@ -567,7 +571,7 @@ class Vllm(Stepper):
         for group in range(self.groups):
             row: cython.int = holder * self.groups + group
             for index in range(max(self.named[holder], self.gone[row]), full):
-                if self.windows[group] == 0 or self.kept(request, index, group):
+                if self.windows[group] == 0 or not self.window_tails or self.kept(request, index, group):
                     self.pool.register(self.rows[row, index], self.key_of(request, index, group))
         self.named[holder] = max(self.named[holder], cython.cast(cython.int, full))
         return 0
@@ -758,30 +762,41 @@ class Vllm(Stepper):
     def form_waiting(self, batch: Batch) -> cython.int:
         """Admit from the waiting lines until the head does not fit: those with loaded KV, then the others."""
         table: Table = self.table
-        lines: cython.int
         moved: cython.int = -1
-        request: cython.int = -1
-        for lines in range(2):
-            line: Line = self.holding if lines == 0 else self.line
-            request = line.head
-            while request >= 0 and self.tokens_left > 0 and self.running < self.max_seqs:
-                if self.inputs_left <= self.draft_slots:
-                    break
-                after: cython.int = table.newer[request]
-                if self.passed_over(batch, request):
-                    self.put_aside(request)
-                    if table.status[request] == LOADED and table.computed[request] == 0:
-                        moved = self.queue_again(request, moved)
-                elif not self.admit(batch, line, request):
-                    break
-                elif table.status[request] == LOADING:
-                    self.put_aside(request)
-                request = after
-            if request >= 0:
+        held: cython.int = self.holding.head  # the next of each line
+        other: cython.int = self.line.head
+        while self.tokens_left > 0 and self.inputs_left > self.draft_slots and self.running < self.max_seqs:
+            from_held: cython.bint = self.held_first(held, other)
+            request: cython.int = held if from_held else other
+            if request < 0:
                 break
+            line: Line = self.holding if from_held else self.line
+            if from_held:
+                held = table.newer[request]
+            else:
+                other = table.newer[request]
+            if self.passed_over(batch, request):
+                self.put_aside(request)
+                if not self.holds_apart and not from_held:
+                    self.line.remove(request)
+                    self.holding.push(request)
+                elif self.holds_apart and table.status[request] == LOADED and table.computed[request] == 0:
+                    moved = self.queue_again(request, moved)
+            elif not self.admit(batch, line, request):
+                break
+            elif table.status[request] == LOADING:
+                self.put_aside(request)
         if not self.held:
             self.capacity_bound = self.waiting > self.asides
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def held_first(self, held: cython.int, other: cython.int) -> cython.bint:
+        """Return whether the next to be tried is that of the line of those passed over."""
+        if held < 0 or other < 0 or self.holds_apart or not self.priority:
+            return held >= 0
+        return self.line.sooner(held, other)
 
     @cython.cfunc
     @cython.exceptval(check=False)
