@@ -58,7 +58,7 @@ class Pool:
                 length = self.longest(row, group, window, length)
         if self.limits.drops_last_hit and length:
             length -= 1
-        row.junction = max(alone) if max(alone) > length else 0
+        row.junction = alone[0] if alone[0] > length else 0  # the first group's is the only one that nothing cut short
         return [self.hits(row, group, window, length) for group, window in enumerate(self.windows)]
 
     def longest(self, row: Row, group: int, window: int | None, limit: int) -> int:

@@ -183,7 +183,7 @@ class Scheduler:
         victim.state = "preempted"
         victim.nc = victim.ph = victim.spec = 0
         if self.limits.drops_stale:
-            victim.fly = 0
+            victim.fly, victim.made = 0, victim.emitted
         victim.preemptions += 1
         call.preempted.append(victim)
         self.waiting.rows.appendleft(victim)
@@ -381,7 +381,10 @@ class Scheduler:
             row.fly -= item.tokens
             if not is_stale:
                 self.count(row, item)
+            already = row.emitted
             reason = self.deliver(row, item, now_ps)
+            if not is_stale:
+                row.nc -= item.produced - (row.emitted - already)  # what came after the end is not kept
             # full blocks by what is computed for certain, of a request that ends now, too: before they are released
             if not is_stale and (self.settings.async_scheduling or self.limits.drafts):
                 self.pool.register(row, row.nc - row.fly)
@@ -405,7 +408,7 @@ class Scheduler:
             row.emitted += 1
             row.delivered_ps.append(now_ps)
             row.first_ps = row.delivered_ps[0]
-            if number + 1 == row.stops_at:  # counted by the model, those that were dropped included
+            if number + 1 == row.stops_at:
                 return "stop"
             if row.known >= self.settings.max_model_len or row.emitted >= row.max_tokens:
                 return "length"
