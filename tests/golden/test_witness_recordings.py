@@ -58,7 +58,7 @@ OTHER: dict[str, Callable[[EngineSettings], dict[str, Any]]] = {
     "no threshold": lambda own: {"long_prefill_token_threshold": 0},
     "the other policy": lambda own: {"scheduling_policy": {"fcfs": "priority"}.get(own.scheduling_policy, "fcfs")},
     "a later version": lambda own: {"version": "0.33.0"} if own.engine == "vllm" else {},
-    "an earlier version": lambda own: {"version": "0.20.0"} if own.engine == "vllm" else {},
+    "an earlier version": lambda own: {"version": "0.20.0"} if own.engine == "vllm" and not own.watermark else {},
     "any number of adapters": lambda own: {"max_loras": None},
     "the other loop": lambda own: {"async_scheduling": own.engine == "vllm" and not own.async_scheduling},
 }
