@@ -1,13 +1,18 @@
 """Random mixes of the scheduler's features, as scenarios for tools/record_vllm.py.
 
+    python tools/scenario_mixes.py FOLDER NUMBER...
+
 A scenario is drawn from its number alone. Sizes are small, so that every rule is met within a few hundred steps: pools
 that hold little more than one request of the longest length, budgets of a few blocks, requests that arrive together.
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import json
 from math import ceil
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -197,8 +202,18 @@ def _move(draw: Random, role: str, row: Row) -> None:
             row["out"] = 1
 
 
-if __name__ == "__main__":
-    import sys
+def main() -> None:
+    """Write scenarios into a folder."""
+    parser = argparse.ArgumentParser(description="write scenarios for tools/record_vllm.py")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("number", type=int, nargs="+")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for number in given.number:
+        rows = scenario(number)
+        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+        (given.folder / f"{rows[0]['name']}.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
 
-    for number in range(*map(int, sys.argv[1:])):
-        print(json.dumps(scenario(number)))
+
+if __name__ == "__main__":
+    main()
