@@ -204,7 +204,7 @@ def with_training(row: Row) -> list[Row]:
 FIGURES = {
     "mean TTFT ms": ("mean_ttft_s", 1e3, 3),
     "mean TPOT ms": ("mean_tpot_s", 1e3, 4),
-    "makespan s": ("makespan_s", 1.0, 4),
+    "makespan s": ("makespan_s", 1.0, 3),
     "steps": ("steps", 1.0, 0),
     "preempted": ("preemptions", 1.0, 0),
 }
@@ -221,11 +221,11 @@ def both(figure: str, scale: float, decimals: int, row: Row) -> str:
 
 
 def result_table(rows: list[Row]) -> str:
-    lines = [f"{'peer':32}{'trace':29}" + "".join(f"{heading:>21}" for heading in FIGURES)]
+    lines = [f"{'peer':32}{'trace':29}" + "".join(f"{heading:>22}" for heading in FIGURES)]
     for row in rows:
         if row.theirs is not None:
             cells = (both(figure, scale, decimals, row) for figure, scale, decimals in FIGURES.values())
-            lines.append(f"{row.peer:32}{row.trace:29}" + "".join(f"{cell:>21}" for cell in cells))
+            lines.append(f"{row.peer:32}{row.trace:29}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
 
 
