@@ -8,7 +8,6 @@ import numpy as np
 
 from headway.errors import InputError, nearest
 from headway.simulator.profiles import READS_AHEAD, profile_of
-from headway.simulator.profiles import READS_AHEAD, profile_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +100,7 @@ def check_replica(replica: Replica) -> None:
     if replica.speculation is not None:
         _check_drafts(replica, replica.speculation.method)
     if settings.engine == "vllm":
-        _check_version(replica)
+        _check_version(settings)
     _check_table(table, "decode_ps", table.decode_ps, settings.max_num_seqs)
     _check_table(table, "mixed_ps", table.mixed_ps, settings.max_num_batched_tokens)
 
@@ -143,24 +142,15 @@ def _check_drafts(replica: Replica, method: str) -> None:
         )
 
 
-def _check_version(replica: Replica) -> None:
-    """Refuse what this version of vLLM does not have, and what is not known of it."""
-    settings, speculation = replica.settings, replica.speculation
-    profile = profile_of(settings.version)
+def _check_version(settings: EngineSettings) -> None:
+    """Refuse settings that this version of vLLM does not have."""
+    if profile_of(settings.version).later_settings:
+        return
     for name, default in _LATER_SETTINGS.items():
-        if getattr(settings, name) != default and not profile.later_settings:
+        if getattr(settings, name) != default:
             raise InputError(
                 f"vLLM {settings.version} has no {name}; expected {default}", file="replica", place=f"settings.{name}"
             )
-    drops_last_hit = not profile.lookahead_hashes or replica.kv_transfer is not None
-    reads_ahead = speculation is not None and speculation.method in READS_AHEAD
-    if reads_ahead and drops_last_hit and any(group.window_tokens for group in replica.kv_groups):
-        raise InputError(
-            "not simulated: sliding windows beside an EAGLE-like drafter whose hits lose their last block (a KV "
-            "transfer, or vLLM before 0.33)",
-            file="replica",
-            place="kv_groups",
-        )
 
 
 def _check_table(table: StepTable, name: str, column: IntColumn, largest: int) -> None:
