@@ -158,11 +158,12 @@ SCENARIOS = (
     ),
     Scenario(
         name="held_back",
-        description="long prompts in small parts, fewer active than seats, blocks that an admission leaves free",
+        description="long prompts in small parts, fewer active than seats, a watermark; an interval that 0.32 ignores",
         arguments=_arguments(
             long_prefill_token_threshold=64,
             max_num_active_seqs=6,
             watermark=0.1,
+            prefill_schedule_interval=3,
             max_num_batched_tokens=256,
             max_num_seqs=12,
             max_model_len=1024,
