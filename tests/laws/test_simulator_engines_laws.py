@@ -18,7 +18,7 @@ from headway.types import Replica, Requests
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))  # tests are no package
 
-from engines.cases import STRATA, TWINS, make_case
+from engines.cases import STRATA, TWINS, make_case, seeds_of
 
 ENGINES = tuple(TWINS)
 
@@ -50,7 +50,7 @@ def equal(engine: str, stratum: str, seeds: Iterable[int]) -> Counter[str]:
 def test_policy_equals_twin(engine: str) -> None:
     seen: Counter[str] = Counter()
     for stratum in STRATA:
-        seen += equal(engine, stratum, range(6))
+        seen += equal(engine, stratum, seeds_of(stratum))
     assert seen["cases"] >= 60
     assert seen["hits"] > 300
     assert (seen["preemptions"] > 0) == (engine in ("sglang", "tensorrt_llm"))

@@ -416,8 +416,7 @@ class Sglang(Stepper):
         elif self.pages(extend) <= self.chunk_left:
             self.tokens = extend
         else:
-            end: cython.longlong = (prefix + self.chunk_left // self.page * self.page) // self.page * self.page
-            self.tokens = max(0, end - prefix)
+            self.tokens = max(0, self.chunk_left)  # whole pages
         return OTHER
 
     @cython.cfunc
