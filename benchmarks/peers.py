@@ -246,7 +246,7 @@ def chosen(names: str | None, *, quick: bool) -> list[tuple[Trace, str, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", metavar="NAME,…", help=f"some of {', '.join(PEERS)}")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the requests, one round")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the requests, one round; fixed costs show")
     parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
     parser.add_argument(
         "--program", action="append", default=[], metavar="NAME=FILE", help="a program built beforehand"
