@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from headway.simulator import record
+from headway.simulator import record, simulate
 from headway.simulator.records import Record
 from headway.types import Replica, Requests
 
@@ -89,6 +89,21 @@ def test_requests_and_their_tokens_are_conserved(case: tuple[Requests, Replica])
         elif ending.reason == "":  # refused: it never gets anything
             assert tokens == 0
             assert ending.scheduled_ps == ending.end_ps == -1
+
+
+@given(any_case, st.integers(2, 4))
+def test_fleets_run_the_same_policy(case: tuple[Requests, Replica], replicas: int) -> None:
+    requests, replica = case
+    alone, schedule = simulate(requests, replica), record(requests, replica)
+    for ending in schedule.endings:
+        row = ending.request
+        assert alone.first_ps[row] == (ending.delivered_ps or (-1,))[0]
+        assert alone.last_ps[row] == ending.end_ps
+        assert alone.preemptions[row] == ending.preemptions
+    assert alone.counters.steps == len([step for step in schedule.steps if step.scheduled])
+    fleet = simulate(requests, replica, replicas=replicas)
+    assert fleet.failed == alone.failed == sum(not ending.reason for ending in schedule.endings)
+    assert fleet.unfinished == 0
 
 
 @given(any_case)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headway.errors import InputError
-from headway.simulator import record
+from headway.simulator import record, simulate
 from headway.simulator.policies import POLICIES, check_engine
 from headway.simulator.records import Record
 from headway.types import (
@@ -311,6 +311,16 @@ def test_bad_settings_are_refused_by_name(engine: str, place: str, change: dict[
     with pytest.raises(InputError) as refused:
         check_engine(replace(good, settings=replace(good.settings, engine=engine, **change)))
     assert refused.value.place == place
+
+
+def test_a_run_checks_its_engine_first() -> None:
+    replica = replica_of("sglang", SglangSettings(schedule_policy="lmp"))
+    for run in (record, simulate):
+        with pytest.raises(InputError, match="did you mean 'lpm'"):
+            run(requests_of((0, 1, 1)), replica)
+    nothing = replace(replica.settings, block_size=0, own=None)
+    with pytest.raises(InputError, match="at least 1"):
+        simulate(requests_of((0, 1, 1)), replace(replica, settings=nothing))
 
 
 def test_what_only_vllm_has_is_refused() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from headway.errors import InputError, nearest
+from headway.simulator.policies import check_engine
 from headway.simulator.profiles import READS_AHEAD, profile_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _refuse(bad: NDArray[np.bool_], column: str, problem: str) -> NoReturn:
 
 
 def check_replica(replica: Replica) -> None:
-    """Refuse settings under which vLLM would not start or the tables do not fit.
+    """Refuse settings under which the engine would not start or the tables do not fit.
 
     Raises:
         InputError: naming the field.
@@ -78,6 +79,7 @@ def check_replica(replica: Replica) -> None:
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
         if getattr(settings, name) < 1:
             raise InputError("expected at least 1", file="replica", place=f"settings.{name}")
+    check_engine(replica)
     _check_limits(settings)
     if replica.num_gpu_blocks < 1:
         raise InputError("expected at least 1", file="replica", place="num_gpu_blocks")
@@ -91,7 +93,8 @@ def check_replica(replica: Replica) -> None:
             file="replica",
             place="settings.max_num_batched_tokens",
         )
-    if not settings.enable_chunked_prefill and settings.max_num_batched_tokens < settings.max_model_len:
+    whole = settings.engine == "vllm" and not settings.enable_chunked_prefill
+    if whole and settings.max_num_batched_tokens < settings.max_model_len:
         raise InputError(
             f"must be ≥ max_model_len {settings.max_model_len} where chunked prefill is off",
             file="replica",
