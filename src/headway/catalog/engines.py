@@ -9,7 +9,7 @@ from headway.errors import InputError, nearest
 from headway.types import Engine, EngineSettings, EngineTier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from headway.catalog.facts import Entry
     from headway.reading import Node
@@ -167,24 +167,28 @@ def _checked(name: str, value: object) -> Any:
         raise InputError(f"unknown engine setting {name!r}", hint=nearest(name, _SETTINGS))
     if name in _SWITCHES:
         return _typed(name, value, isinstance(value, bool), "true or false")
-    if name == "gpu_memory_utilization":
-        fraction = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
-        return _typed(name, value, fraction, "a fraction above 0, at most 1")
-    if name == "watermark":
-        fraction = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
-        return _typed(name, value, fraction, "a fraction from 0, below 1")
-    if name == "scheduling_policy":
-        return _typed(name, value, value in ("fcfs", "priority"), "fcfs or priority")
-    if name == "long_prefill_token_threshold" and value == 0:
-        return value
     if name == "cuda_graph_sizes":
         sizes = isinstance(value, (list, tuple)) and all(_is_count(size) for size in value)
         return tuple(sorted(set(_typed(name, value, sizes, "a list of whole numbers above zero"))))
-    return _typed(name, value, _is_count(value), "a whole number above zero")
+    holds, expected = _CHECKS.get(name, (_is_count, "a whole number above zero"))
+    return _typed(name, value, holds(value), expected)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+#: settings that are neither switches nor counts: what they must be
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "gpu_memory_utilization": (lambda value: _is_number(value) and 0 < value <= 1, "a fraction above 0, at most 1"),
+    "watermark": (lambda value: _is_number(value) and 0 <= value < 1, "a fraction from 0, below 1"),
+    "scheduling_policy": (lambda value: value in ("fcfs", "priority"), "fcfs or priority"),
+    "long_prefill_token_threshold": (lambda value: value == 0 or _is_count(value), "a whole number from zero"),
+}
 
 
 def _typed(name: str, value: Any, holds: bool, expected: str) -> Any:  # noqa: FBT001 - the check's own answer

@@ -7,7 +7,7 @@ file. What is refused, dropped, counted or sorted is then the same for all forma
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,12 +79,13 @@ def finish(rows: Rows, source: Source, format_name: str, options: ReadOptions) -
     if not len(index):
         source.fail("no request is left: " + "; ".join(str(one) for one in treatments))
     index = _in_order(rows, source, arrive_s, index, options, treatments)
+    codes: dict[str, Any] = {name: _codes(rows, source, name)[index] for name in CODES if name in rows.frame.columns}
     requests = Requests(
         arrive_s=arrive_s[index] - start_s,
         isl_tokens=isl_tokens[index],
         osl_tokens=osl_tokens[index],
         prefix=take_runs(rows.prefix, index) if rows.prefix else None,
-        **{name: _codes(rows, source, name)[index] for name in CODES if name in rows.frame.columns},
+        **codes,
     )
     return Trace(
         requests=requests,
