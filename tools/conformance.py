@@ -58,7 +58,7 @@ def judged(path: Path) -> Verdict:
         schedule = read_schedule(path)
     except InputError as error:
         return Verdict(file=path.name, features="", steps=0, problem=str(error))
-    jumping = jumpable(schedule.replica.settings, schedule.requests, schedule.replica) is None
+    jumping = jumpable(schedule.replica.settings, schedule.requests, schedule.replica) is None and ties_by_row(schedule)
     try:
         problem, shown = compared(schedule.rows, again(schedule))
         problem = problem or (jumped(schedule) if jumping else "")
@@ -72,6 +72,15 @@ def judged(path: Path) -> Verdict:
         shown=shown,
         jumped=jumping,
     )
+
+
+def ties_by_row(schedule: Schedule) -> bool:
+    """Return whether equals by priority and arrival are named in the order of their rows: `simulate` knows no names."""
+    if schedule.replica.settings.scheduling_policy != "priority":
+        return True
+    given = {row["id"]: (row.get("prio", 0), row["arr"]) for row in schedule.rows.requests}
+    by_row = sorted(schedule.ids, key=lambda name: given[name])  # stable
+    return by_row == sorted(schedule.ids, key=lambda name: (*given[name], name))
 
 
 def again(schedule: Schedule) -> Rows:
