@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def write_models(folder: Path) -> None:
 def engine_core(world: World) -> EngineCore:
     """Make the engine core of a scenario."""
     meta = world.meta
-    given = dict(meta["engine_args"])
+    given = copy.deepcopy(meta["engine_args"])  # some versions add to it
     if "kv_transfer_config" in given:
         role = given["kv_transfer_config"]["kv_role"]
         given["kv_transfer_config"] = {
