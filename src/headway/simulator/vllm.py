@@ -216,6 +216,7 @@ class Vllm(Stepper):
     named: cython.int[::1]  # how many of them have been registered, by holder
     gone: cython.int[::1]  # how many left the windows, by holder and group
     spare_holders: list[Any]
+    under_way: list[Any]  # loads, and prompts admitted in part, until the call that ends them (where KV is transferred)
     deferred: list[Any]  # (batch, blocks) that return when that batch is processed
     writing: cython.longlong  # the latest batch that writes to blocks
     # the ids of all requests, in blocks of this engine
@@ -280,7 +281,7 @@ class Vllm(Stepper):
         self.drop_last_hit = method in READS_AHEAD and not hashed_ahead
         self.deferring = transfer is not None and transfer.kv_role != "kv_producer" and self.depth > 1
         self.drops_stale = transfer is not None and transfer.kv_role != "kv_consumer"
-        self.order, self.deferred, self.writing = _ints(16), [], 0
+        self.order, self.under_way, self.deferred, self.writing = _ints(16), [], [], 0
         self.line, self.holding = Line(table, self.priority), Line(table, self.priority)
         self.steps_since, self.capacity_bound = 1 << 40, False
         self.aside, self.asides = _ints(len(table.isl), 0, np.int8), 0
@@ -297,7 +298,8 @@ class Vllm(Stepper):
         most = [-(-(window - 1 + in_flight) // size) + 1 if window else NEVER for window in windows]
         self.windows, self.most = _view(np.array(windows, np.int64)), _view(np.array(most, np.int64))
         self.contiguous = _view(np.array([-(-(window - 1) // size) if window else 0 for window in windows], np.int32))
-        longest = int(np.max(isl + osl, initial=1)) + self.lookahead + self.drafting
+        # beyond its end a request may be in every batch in flight, before a stop token is seen
+        longest = int(np.max(isl + osl, initial=1)) + self.lookahead + self.depth * (1 + self.drafting)
         width = min(longest + 1, self.max_model_len + 1) // size + 2
         self.rows = _view(np.zeros((16 * self.groups, width), np.int32))
         self.hits = _view(np.zeros((self.groups, width), np.int32))
@@ -355,6 +357,8 @@ class Vllm(Stepper):
         status: cython.schar = table.status[request]
         apart: cython.bint = status != WAITING or (self.aside[request] and not self.holds_apart)
         self.recall(request)
+        if request in self.under_way:
+            self.under_way.remove(request)
         if self.connected and self.windowed:
             self.slide(request)
         if status == RUNNING:
@@ -607,11 +611,14 @@ class Vllm(Stepper):
     @cython.exceptval(-1)
     def form(self, batch: Batch) -> cython.int:
         """Decide who runs in the next batch: one call of the scheduler."""
+        table: Table = self.table
         self.tokens_left, self.inputs_left = self.max_num_scheduled_tokens, self.max_num_batched_tokens
         self.chunk_limit = self.limit_of_chunks()
         self.held = self.prefills_held()
         self.prefilled = self.running_prefill = False
         preempted: cython.longlong = self.preemptions
+        if self.connected:
+            self.under_way = [i for i in self.under_way if table.status[i] != RUNNING or table.chunk[i]]
         self.form_running(batch)
         self.scheduled_running = batch.count
         if self.preemptions == preempted:
@@ -745,6 +752,8 @@ class Vllm(Stepper):
                     self.inputs_left += batch.tokens[i] + self.draft_slots
             batch.strike(request)
         self.free_all(request)
+        if request in self.under_way:
+            self.under_way.remove(request)
         table.computed[request] = table.placeholders[request] = table.spec[request] = 0
         table.epoch[request] += 1
         table.status[request] = WAITING
@@ -883,7 +892,8 @@ class Vllm(Stepper):
         self.name(request, computed + tokens)
         self.run(request)
         table.computed[request] = computed
-        table.chunk[request] = loaded or computed + tokens < known  # under way until the end of this call
+        if self.connected and not loaded and computed + tokens < known:
+            self.under_way.append(request)
         if table.cached[request] < 0:
             table.cached[request] = cython.cast(cython.int, computed)
         batch.admitted.append((request, computed))
@@ -978,12 +988,14 @@ class Vllm(Stepper):
         self.weigh(tokens)
         if not self.has_room(request, table.known[request], tokens, self.reserved()):
             return False
-        line.remove(request)
+        if line is not self.holding:
+            line.remove(request)
+            self.holding.push(request)
         self.take_in(request, tokens)
         table.remote[request] = 2  # asked for once
         table.status[request] = LOADING
         table.computed[request] = tokens
-        self.holding.push(request)
+        self.under_way.append(request)
         missing: cython.longlong = tokens - computed
         self.send_off(request, "recv", self.base_ps + self.token_ps * missing, missing, self.calls)
         return True
@@ -994,14 +1006,8 @@ class Vllm(Stepper):
         """Return the blocks that prompts and loads under way will still take, and a step of speculation."""
         ahead: cython.longlong = 1 + self.drafting + self.lookahead if self.drafting > 0 else 0
         blocks: cython.longlong = self.groups * ((ahead + self.block_size - 1) // self.block_size)
-        i: cython.int
-        for i in range(self.running):
-            if self.table.chunk[self.order[i]]:
-                blocks += self.to_come(self.order[i], ahead)
-        request: cython.int = self.holding.head
-        while request >= 0:
+        for request in self.under_way:
             blocks += self.to_come(request, ahead)
-            request = self.table.newer[request]
         return blocks
 
     @cython.cfunc
