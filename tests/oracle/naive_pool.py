@@ -130,7 +130,8 @@ class Pool:
 
     def release(self, row: Row, until: int | None) -> None:
         """Take back all its blocks, tail first; at once, or when batch `until` has been processed."""
-        released = [block for table in row.tables for block in reversed(table) if block is not None]
+        tables = row.tables if until is None else list(reversed(row.tables))
+        released = [block for table in tables for block in reversed(table) if block is not None]
         row.tables, row.registered = [], []
         if until is None:
             self.give_back(released)

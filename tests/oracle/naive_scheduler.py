@@ -33,13 +33,14 @@ class Scheduler:
         self.waiting = Queue(self.by_priority)
         self.holding = Queue(self.by_priority)  # those that own blocks: their KV is being loaded or has just come
         self.calls = 0  # of schedule, so far; each makes a batch, if only an empty one
+        self.writing = 0  # the last batch that computes anything, so far
         self.processed = 0  # the last batch whose output was processed
         self.since_prefill: int | None = None  # executed steps since one with a prefill
         self.capacity_bound = False
         self.ended_since_call = False
         self.held: list[tuple[int, int, Row]] = []  # (until, first batch to report it, ended request)
         self.orphans: set[Row] = set()  # whose client hung up while their KV is being loaded
-        self.loading: list[Row] = []  # until the call that admits them is over
+        self.under_way: list[Row] = []  # loads, and prompts that were admitted in part, until the call that ends them
         self.started_loads: list[tuple[Row, int]] = []  # (request, tokens), by the last call
 
     # --- from outside ---------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ class Scheduler:
         """An ending, by itself or by its client; its blocks may be needed for longer."""
         if row.state == "loading" and not row.has_come:
             self.orphans.add(row)
-        for rows in (self.running, self.waiting.rows, self.holding.rows, self.loading):
+        for rows in (self.running, self.waiting.rows, self.holding.rows, self.under_way):
             if row in rows:
                 rows.remove(row)
         row.state, row.reason, row.end_ps = "ended", reason, now_ps
@@ -83,7 +84,7 @@ class Scheduler:
 
     def release(self, row: Row) -> None:
         is_in_flight = row.last_batch > self.processed
-        self.pool.release(row, row.last_batch if self.limits.defers_frees and is_in_flight else None)
+        self.pool.release(row, self.writing if self.limits.defers_frees and is_in_flight else None)
 
     # --- one call -------------------------------------------------------------------------------------
 
@@ -175,6 +176,8 @@ class Scheduler:
 
     def preempt(self, victim: Row, call: Call) -> None:
         self.running.remove(victim)
+        if victim in self.under_way:
+            self.under_way.remove(victim)
         refund = call.items.pop(victim, None)
         if refund is not None:
             call.tokens += refund.tokens
@@ -210,9 +213,11 @@ class Scheduler:
                 break
             row = queue.head()
             if self.must_skip(row, call):
-                skipped.append((queue if self.rules.holding_queue else self.holding, row))
+                skipped.append((self.queue_of_skipped(row, queue), row))
             elif not self.try_admit(row, call):
                 break
+            elif row.state == "loading":
+                skipped.append((self.holding, row))
             queue.rows.remove(row)
         for queue, row in reversed(skipped):
             row.was_skipped = True  # until it is admitted
@@ -220,6 +225,12 @@ class Scheduler:
         if not call.is_held:
             waiting = [*self.waiting.rows, *self.holding.rows]
             self.capacity_bound = any(not row.was_skipped for row in waiting)
+
+    def queue_of_skipped(self, row: Row, queue: Queue) -> Queue:
+        """Where it goes on waiting: a prompt of one token that was loaded holds nothing, as far as the queues go."""
+        if not self.rules.holding_queue:
+            return self.holding
+        return self.waiting if row.state == "loaded" and row.nc == 0 else queue
 
     def next_queue(self) -> Queue | None:
         """Those whose KV has come go first; before 0.32, whoever was skipped before (the sooner, under priority)."""
@@ -247,7 +258,7 @@ class Scheduler:
             tables = self.pool.lookup(row)
             computed = len(tables[0]) * self.settings.block_size
             if self.limits.loads and row.is_remote:
-                return self.load(row, tables, call)
+                return self.load(row, tables)
         tokens = row.known - computed
         if call.is_held and tokens > 1:
             return False
@@ -267,6 +278,8 @@ class Scheduler:
         call.has_prefill |= computed < row.known - 1
         row.state, row.nc, row.was_skipped = "running", computed, False
         self.running.append(row)
+        if computed + tokens < row.known and row not in self.under_way:
+            self.under_way.append(row)
         call.admitted.append((row, computed))
         self.put(call, Item(row, tokens, drafts, is_admission=True))
         return True
@@ -301,32 +314,24 @@ class Scheduler:
 
     # --- KV from elsewhere ----------------------------------------------------------------------------
 
-    def load(self, row: Row, hits: list[Table], call: Call) -> bool:
+    def load(self, row: Row, hits: list[Table]) -> bool:
         """Section 7: blocks for the whole prompt, once; it waits apart until its KV has come."""
         local = len(hits[0]) * self.settings.block_size
         hits = self.pool.without_past(hits, row.isl)
-        if not self.fits(row, hits, row.isl, reserved=self.reserve(call)):
+        if not self.fits(row, hits, row.isl, reserved=self.reserve()):
             return False
         self.started_loads.append((row, row.isl - local))
         self.give(row, hits, row.isl)
         row.state, row.nc, row.is_remote = "loading", row.isl, False
-        self.holding.rows.append(row)
-        self.loading.append(row)
+        self.under_way.append(row)
         return True
 
-    def reserve(self, call: Call) -> int:
-        """Blocks that prefills and loads under way will still take, and one step of speculation."""
+    def reserve(self) -> int:
+        """Blocks that prompts and loads under way will still take, and one step of speculation."""
         settings, limits = self.settings, self.limits
         beyond = 1 + limits.drafts + limits.lookahead if limits.drafts else 0
-        under_way = [one for one in self.running if self.goes_on(one, call)]
-        under_way += [one for one in self.loading if one not in under_way]
-        blocks = sum(self.pool.lacks(one, min(one.known, settings.max_model_len) + beyond) for one in under_way)
-        return blocks + ceil_div(beyond, settings.block_size)
-
-    def goes_on(self, row: Row, call: Call) -> bool:
-        """Whether its prefill goes on after this step."""
-        item = call.items.get(row)
-        return row.is_chunk if item is None else row.nc + item.tokens < row.known
+        blocks = sum(self.pool.lacks(one, min(one.known, settings.max_model_len) + beyond) for one in self.under_way)
+        return blocks + ceil_div(beyond, settings.block_size) * len(self.pool.windows)
 
     def loaded(self, row: Row) -> None:
         """Its KV has come; it is known to the worker now, to the scheduler when it looks at the request again."""
@@ -348,10 +353,10 @@ class Scheduler:
     def settle(self, batch: Batch, call: Call) -> None:
         """Section 2e: what was scheduled counts as computed at once."""
         if batch.items:
+            self.writing = batch.number
             self.since_prefill = (
                 0 if call.has_prefill else None if self.since_prefill is None else self.since_prefill + 1
             )
-        self.loading = [row for row in self.loading if row not in call.items]
         for item in batch.items:
             row = item.row
             item.context, item.preemptions = row.nc, row.preemptions
@@ -364,12 +369,14 @@ class Scheduler:
                 row.ph += 1 + item.drafts
                 row.spec = self.limits.drafts
                 row.eligible = self.calls + self.settings.pipeline_parallel_size
+        self.under_way = [row for row in self.under_way if row not in call.items or row.is_chunk]
 
     # --- output ---------------------------------------------------------------------------------------
 
     def process(self, batch: Batch, now_ps: int) -> list[Row]:
         """Section 5: deliver the tokens of a batch; return who ended."""
         self.processed = batch.number
+        self.pool.processed(batch.number)
         ended = []
         for item in batch.items:
             row = item.row
@@ -385,17 +392,22 @@ class Scheduler:
             reason = self.deliver(row, item, now_ps)
             if not is_stale:
                 row.nc -= item.produced - (row.emitted - already)  # what came after the end is not kept
-            # full blocks by what is computed for certain, of a request that ends now, too: before they are released
-            if not is_stale and (self.settings.async_scheduling or self.limits.drafts):
-                self.pool.register(row, row.nc - row.fly)
+            if not is_stale:  # of a request that ends now, too: before its blocks are released
+                self.register_output(row)
             if reason:
                 row.finished, row.last_ps = True, now_ps
                 self.end(row, reason, now_ps)
                 ended.append(row)
-        self.pool.processed(batch.number)
         if not self.settings.async_scheduling:
             self.draft(batch.items)
         return ended
+
+    def register_output(self, row: Row) -> None:
+        """Give full blocks their keys by what is computed for certain."""
+        if self.rules.registers_processed and (self.settings.async_scheduling or self.limits.drafts):
+            self.pool.register(row, row.nc - row.fly)
+        elif self.settings.async_scheduling:
+            self.pool.register(row, row.nc - row.ph)
 
     def count(self, row: Row, item: Item) -> None:
         rejected = item.drafts - max(0, item.produced - 1)
