@@ -367,11 +367,11 @@ class Sglang(Stepper):
     def admit(self, batch: Batch, request: cython.int) -> cython.int:
         """Take a waiting request in if it fits; return whether the next one is looked at."""
         table: Table = self.table
+        prefix: cython.longlong = 0
+        if self.caching:  # who is looked at touches the cache, taken in or not
+            prefix = self.tree.match(request, table.known[request] - 1)
         if self.most_requests > 0 and batch.count >= self.most_requests:
             return OTHER
-        prefix: cython.longlong = 0
-        if self.caching:
-            prefix = self.tree.match(request, table.known[request] - 1)
         node: Node = self.tree.end
         self.tree.lock(node)
         verdict: cython.int = self.judge(batch, request, prefix)
