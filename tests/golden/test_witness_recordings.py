@@ -56,7 +56,9 @@ OTHER: dict[str, Callable[[EngineSettings], dict[str, Any]]] = {
     "no cache": lambda own: {"enable_prefix_caching": False},
     "no watermark": lambda own: {"watermark": 0.0},
     "no threshold": lambda own: {"long_prefill_token_threshold": 0},
-    "the other policy": lambda own: {"scheduling_policy": {"fcfs": "priority"}.get(own.scheduling_policy, "fcfs")},
+    "the other policy": lambda own: {  # vLLM has two
+        "scheduling_policy": "priority" if own.engine == "vllm" and own.scheduling_policy == "fcfs" else "fcfs"
+    },
     "a later version": lambda own: {"version": "0.33.0"} if own.engine == "vllm" else {},
     "an earlier version": lambda own: {"version": "0.20.0"} if own.engine == "vllm" and not own.watermark else {},
     "any number of adapters": lambda own: {"max_loras": None},
