@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 GOLDENS ?= ../shared/goldens
 CORE   := $(wildcard src/headway/simulator/*.py src/headway/simulator/*.pxd)
 
-.PHONY: plan test check lint types contracts docs nightly bench conformance equality witness witness-llama witness-vllm regret clean help
+.PHONY: peers plan test check lint types contracts docs nightly bench conformance equality witness witness-llama witness-vllm regret clean help
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -69,6 +69,9 @@ bench: $(STAMP) ## print the speed tables
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/core_speed.py
 	$(BIN)/python benchmarks/compilers.py
+
+peers: $(STAMP) ## print the speed beside other simulators and the real scheduler (makes their environments, 4 GB)
+	$(BIN)/python benchmarks/peers.py
 
 clean: ## remove what was built
 	rm -rf $(VENV) build docs/_build out .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
