@@ -25,7 +25,7 @@ class Rules:
     hashes_look_ahead: bool = True  # EAGLE's next token is part of the key; before, the last hit block was dropped
     counts_running_loras: bool = True  # max_loras counts all of running; before, those scheduled in this step
     goes_on_after_self: bool = True  # priority: a request that preempted itself does not end the running loop
-    registers_processed: bool = True  # an output registers blocks up to what is processed; before, up to what is certain
+    registers_processed: bool = True  # an output: all that is processed; before, what is certain
     one_more_batch: bool = True  # pipeline and async: one batch more than stages in flight
 
 

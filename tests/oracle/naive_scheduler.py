@@ -75,7 +75,7 @@ class Scheduler:
                 rows.remove(row)
         row.state, row.reason, row.end_ps = "ended", reason, now_ps
         self.ended_since_call = True
-        if self.limits.has_connector and reason != "abort":
+        if self.limits.has_connector and row.tables:
             self.pool.leave_window(row, row.nc - row.fly)
         if self.limits.has_connector and reason == "length" and row.hold_ps is not None:
             self.held.append((now_ps + row.hold_ps, self.calls + 1, row))
