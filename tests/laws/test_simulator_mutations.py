@@ -30,7 +30,7 @@ MUTANTS = {
         "max(1, (n * self.window - self.s) // n))",
     ),
     "a jump ignores the knee": ("self.d += self.window_ps * n", "self.d += 0"),
-    "gaps of resumed requests are lost": ("self.gaps.add(self.t - self.spoke[slot], 0, 1, 1)", "pass"),
+    "gaps of resumed requests are lost": ("self.gaps.add(self.t - self.spoke[slot], 1, 1)", "pass"),
     "gaps go on where they do not": ("self.a[i] + self.k[i] * d != a", "False"),
     # admission and preemption
     "the first of running is preempted": ("self._preempt(self.tail, False)", "self._preempt(self.head, False)"),

@@ -303,7 +303,8 @@ def expand(gaps: Gaps) -> Counter[int]:
     """All gaps one by one."""
     counted = Counter()
     for part in gaps.parts:
-        for a, d, k, weight in zip(*(column.tolist() for column in part), strict=True):
+        columns = (part.a_ps, part.d_ps, part.k, part.weight)
+        for a, d, k, weight in zip(*(column.tolist() for column in columns), strict=True):
             for i in range(k):
                 counted[a + i * d] += weight
     return counted

@@ -185,10 +185,25 @@ def test_runs_that_continue_each_other_are_one() -> None:
     assert (offsets.tolist(), first.tolist(), count.tolist()) == ([0, 1, 2], [5, 1], [5, 1])
 
 
+def test_runs_that_need_no_change_are_not_copied() -> None:
+    # the second request's run would continue the first's; the third has none
+    prefix = PrefixRuns(
+        block_tokens=4, offsets=np.array([0, 2, 3, 3]), first_ids=np.array([5, 9, 11]), counts=np.array([2, 2, 3])
+    )
+    _, *columns = engine_runs(prefix, 4)
+    assert all(
+        mine is given for mine, given in zip(columns, (prefix.offsets, prefix.first_ids, prefix.counts), strict=True)
+    )
+    prefix.first_ids.setflags(write=False)  # which the core cannot take as it is
+    assert engine_runs(prefix, 4)[2].tolist() == [5, 9, 11]
+
+
 def test_quantiles_are_gaps_and_counts_are_exact() -> None:
     rng = np.random.default_rng(0)
-    columns = [rng.integers(1, 50, 200), rng.integers(0, 5, 200), rng.integers(1, 20, 200), rng.integers(1, 4, 200)]
-    part = GapPart(*columns[:2], *(column.astype(np.int32) for column in columns[2:]))
+    a, k = rng.integers(1, 50, 200), rng.integers(1, 20, 200).astype(np.int32)
+    signed = (rng.integers(1, 4, 200) * rng.choice([-1, 1], 200)).astype(np.int32)
+    part = GapPart(a, k, signed, context_ps=2, below_ps=5)
+    columns = (a, abs(signed) * np.where(signed < 0, 5, 2), k, abs(signed))
     gaps = Gaps((part.where(np.arange(200) < 90), part.where(np.arange(200) >= 90)))
     every = np.sort(np.concatenate([np.repeat(a + d * np.arange(k), w) for a, d, k, w in zip(*columns, strict=True)]))
     assert gaps.samples == len(every)

@@ -98,44 +98,46 @@ def least_steps(a: cython.longlong, d: cython.longlong, wait: cython.longlong) -
 @cython.final
 @cython.cclass
 class Gaps:
-    """Inter-token gaps: `weight` sequences each saw the gaps a, a + d, …, a + (k−1)·d. Kept in full parts."""
+    """Inter-token gaps: |weight| sequences each saw the gaps a, a + d, …, a + (k−1)·d. Kept in full parts.
 
+    d needs no column. A leg of several iterations is of decodes alone and all of them see its gaps (where a token is
+    wasted on somebody, the leg is of one iteration, and so is one with a prompt): d is what a token more in each
+    context costs, weight · context_ps, and below the knee of window attention, where the weight is noted negative,
+    −weight · below_ps.
+    """
+
+    context_ps: cython.longlong
+    below_ps: cython.longlong
     parts: list[Any]
     a: cython.longlong[::1]
-    d: cython.longlong[::1]
     k: cython.int[::1]
     weight: cython.int[::1]
     used: cython.longlong
     size: cython.longlong
     part: cython.int  # the number of the open part
 
-    def __init__(self) -> None:
+    def __init__(self, context_ps: int, below_ps: int) -> None:
+        self.context_ps, self.below_ps = context_ps, below_ps
         self.parts = []
         self.part = -1
         self._open(256)
 
     def _open(self, size: int) -> None:
-        arrays = (
-            np.empty(size, np.int64),
-            np.empty(size, np.int64),
-            np.empty(size, np.int32),
-            np.empty(size, np.int32),
-        )
+        arrays = np.empty(size, np.int64), np.empty(size, np.int32), np.empty(size, np.int32)
         self.parts.append(arrays)
-        self.a, self.d, self.k, self.weight = (_view(array) for array in arrays)
+        self.a, self.k, self.weight = (_view(array) for array in arrays)
         self.used, self.size = 0, size
         self.part += 1
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def add(self, a: cython.longlong, d: cython.longlong, k: cython.longlong, weight: cython.int) -> cython.int:
+    def add(self, a: cython.longlong, k: cython.longlong, weight: cython.int) -> cython.int:
         """Note a progression."""
         i: cython.longlong = self.used
         if i == self.size:
-            self._open(min(2 * self.size, 1 << 17))
+            self._open(min(2 * self.size, 1 << 15))
             i = 0
         self.a[i] = a
-        self.d[i] = d
         self.k[i] = cython.cast(cython.int, k)
         self.weight[i] = weight
         self.used = i + 1
@@ -144,18 +146,17 @@ class Gaps:
     @cython.cfunc
     @cython.inline
     @cython.exceptval(check=False)
-    def lengthen(
-        self, i: cython.longlong, a: cython.longlong, d: cython.longlong, k: cython.longlong, weight: cython.int
-    ) -> cython.bint:
+    def lengthen(self, i: cython.longlong, a: cython.longlong, k: cython.longlong, weight: cython.int) -> cython.bint:
         """Let progression i of the open part go on with these gaps, if they continue it; return whether they do."""
-        if i >= self.used or self.weight[i] != weight or self.d[i] != d or self.a[i] + self.k[i] * d != a:
+        d: cython.longlong = weight * self.context_ps if weight > 0 else -weight * self.below_ps
+        if i >= self.used or self.weight[i] != weight or self.a[i] + self.k[i] * d != a:
             return False
         self.k[i] += cython.cast(cython.int, k)
         return True
 
     @cython.wraparound(True)
     def columns(self) -> list[tuple[Any, ...]]:
-        """Return the parts, each (a, d, k, weight) as arrays."""
+        """Return the parts, each (a, k, weight) as arrays."""
         last = tuple(array[: self.used] for array in self.parts[-1])
         return [*self.parts[:-1], last]
 
@@ -939,6 +940,7 @@ class Engine(Server):
     k: cython.longlong  # 0: an empty batch, only a time to wait for
     a: cython.longlong
     d: cython.longlong
+    under_knee: cython.bint  # of window attention, to its end
     tokens: cython.longlong  # scheduled per iteration
     chunk: cython.int  # first slot of the tail of `running` that computes a prompt, −1: none
     # running
@@ -1009,7 +1011,7 @@ class Engine(Server):
         self.called, self.t, self.it, self.phase = 0, 0, 0, 0
         self.k = self.a = self.d = self.tokens = 0
         self.chunk = self.partial = self.head = self.tail = self.stack = self.line = self.line_end = -1
-        self.n = self.s = self.leaving = self.wasted = 0
+        self.n = self.s = self.leaving = self.wasted = self.under_knee = 0
         self.by_phase = _ints(settings.block_size)
         self.before, self.after, self.below, self.batch, self.leave = (_ints(slots) for _ in range(5))
         self.finishing, self.ranked = Agenda(slots), Heap(4)
@@ -1146,8 +1148,10 @@ class Engine(Server):
     def _note_gaps(self, k: cython.longlong, weight: cython.int) -> cython.int:
         """Note the gaps of a leg; one that only goes on (a jump cut for nothing) makes the last entry longer."""
         gaps: Gaps = self.gaps
-        if self.part != gaps.part or not gaps.lengthen(self.entry, self.a, self.d, k, weight):
-            gaps.add(self.a, self.d, k, weight)
+        if self.under_knee:
+            weight = -weight
+        if self.part != gaps.part or not gaps.lengthen(self.entry, self.a, k, weight):
+            gaps.add(self.a, k, weight)
             self.entry = gaps.used - 1
             self.part = gaps.part
         return 0
@@ -1348,7 +1352,7 @@ class Engine(Server):
             if self.emitted[slot] == 0:
                 self.columns.first[self.request[slot]] = self.t
             else:
-                self.gaps.add(self.t - self.spoke[slot], 0, 1, 1)
+                self.gaps.add(self.t - self.spoke[slot], 1, 1)
         self.emitted[slot] += 1
         left: cython.int = self.columns.outputs[self.request[slot]] - self.emitted[slot]
         context: cython.longlong = self.computed[slot]
@@ -1669,7 +1673,7 @@ class Engine(Server):
     def _mixed_leg(self) -> cython.int:
         n: cython.int = self.n + self.n_single
         self.k = 1
-        self.d = 0
+        self.d = self.under_knee = 0
         self.a = self._attention(n, self.s + self.s_single)
         if self.chunks == 0:
             self.a += self.decode[n]
@@ -1686,7 +1690,8 @@ class Engine(Server):
         k: cython.longlong = self.finishing.next() - self.it
         self.a = self.decode[n] + self._attention(n, self.s)
         self.d = self.context_ps * n
-        if self.window_ps > 0 and self.s <= n * self.window:
+        self.under_knee = self.window_ps > 0 and self.s <= n * self.window
+        if self.under_knee:
             k = min(k, (n * self.window - self.s) // n + 1)
             self.d += self.window_ps * n
         if preempted or self.leaving > 0:

@@ -18,12 +18,29 @@ if TYPE_CHECKING:
 
 
 class GapPart(NamedTuple):
-    """Columns of one length: segment i stands for the gaps a, a + d, …, a + (k−1)·d, each seen by `weight` requests."""
+    """Columns of one length: segment i stands for the gaps a, a + d, …, a + (k−1)·d, each seen by `weight` requests.
+
+    All who see a segment of several gaps decode in its steps, alone, so d is what a token more in each of their
+    contexts adds to a step: weight · context_ps, or weight · below_ps below the knee of window attention. It is
+    computed when asked for; a segment takes 16 bytes.
+    """
 
     a_ps: IntColumn
-    d_ps: IntColumn
     k: NDArray[np.int32]
-    weight: NDArray[np.int32]
+    signed: NDArray[np.int32]  # the weight; negative below the knee
+    context_ps: int = 0
+    below_ps: int = 0
+
+    @property
+    def weight(self) -> NDArray[np.int32]:
+        """By how many requests each gap was seen."""
+        return np.abs(self.signed)
+
+    @property
+    def d_ps(self) -> IntColumn:
+        """What each gap is longer than the one before."""
+        growth_ps = np.where(self.signed < 0, -self.below_ps, self.context_ps)
+        return np.multiply(growth_ps, self.signed, dtype=np.int64)
 
     def samples(self) -> int:
         """Return how many gaps these are."""
@@ -41,13 +58,14 @@ class GapPart(NamedTuple):
 
     def count_upto(self, x_ps: int) -> int:
         """Return how many gaps are ≤ x."""
-        steps = np.minimum((x_ps - self.a_ps) // np.maximum(self.d_ps, 1) + 1, self.k)
-        steps = np.where(self.d_ps == 0, self.k, steps)
+        d_ps = self.d_ps
+        steps = np.minimum((x_ps - self.a_ps) // np.maximum(d_ps, 1) + 1, self.k)
+        steps = np.where(d_ps == 0, self.k, steps)
         return int(np.dot(np.where(self.a_ps <= x_ps, steps, 0), self.weight))
 
     def where(self, kept: NDArray[np.bool_]) -> GapPart:
         """Return the segments kept."""
-        return GapPart(self.a_ps[kept], self.d_ps[kept], self.k[kept], self.weight[kept])
+        return self._replace(a_ps=self.a_ps[kept], k=self.k[kept], signed=self.signed[kept])
 
 
 @dataclass(frozen=True, slots=True)

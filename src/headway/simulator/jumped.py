@@ -29,14 +29,17 @@ class Jumped:
     """
 
     def __init__(self, requests: Requests, replica: Replica, *, replicas: int, until_ps: int) -> None:
-        self.columns = _columns(requests, replica)
         runs = engine_runs(requests.prefix, replica.settings.block_size) if requests.prefix is not None else None
-        shared, self._gaps = core.Columns(until_ps, *self.columns.values()), core.Gaps()
+        self.columns = _columns(requests, replica)
+        context_ps = replica.step.context_ps_per_token
+        self._growth_ps = context_ps, context_ps + replica.step.window_ps_per_token
+        shared, self._gaps = core.Columns(until_ps, *self.columns.values()), core.Gaps(*self._growth_ps)
         self.engines = [core.Engine(replica, runs, shared, self._gaps) for _ in range(replicas)]
 
     def gaps(self) -> tuple[GapPart, ...]:
         """Return the inter-token gaps; call it once the run is over."""
-        return tuple(GapPart(*part) for part in self._gaps.columns())
+        context_ps, below_ps = self._growth_ps
+        return tuple(GapPart(a, k, signed, context_ps, below_ps) for a, k, signed in self._gaps.columns())
 
 
 def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
@@ -70,7 +73,7 @@ def _ranks(requests: Requests) -> NDArray[np.int32]:
     """Number the priorities, the soonest 0."""
     if requests.priority is None:
         return np.zeros(len(requests), np.int32)
-    return np.unique(requests.priority, return_inverse=True)[1].astype(np.int32)
+    return np.searchsorted(np.unique(requests.priority), requests.priority).astype(np.int32)
 
 
 def _stops(requests: Requests, outputs: NDArray[np.int32], max_model_len: int) -> NDArray[np.int8]:

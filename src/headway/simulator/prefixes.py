@@ -9,6 +9,8 @@ import numpy as np
 from headway.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from headway.types import IntColumn, PrefixRuns
 
 _LARGEST_KEY = 1 << 62
@@ -30,7 +32,9 @@ def engine_runs(prefix: PrefixRuns, block_size: int) -> EngineRuns:
     _check(prefix)
     if prefix.block_tokens % block_size == 0:
         scale, stride = prefix.block_tokens // block_size, 1
-        first, count = prefix.first_ids * scale, prefix.counts * scale
+        first, count = prefix.first_ids, prefix.counts
+        if scale > 1:
+            first, count = first * scale, count * scale
         if len(first) and int(prefix.first_ids.max()) >= _LARGEST_KEY // scale:
             raise InputError("ids are too large to be split into engine blocks", file="requests", place="prefix")
     elif block_size % prefix.block_tokens == 0:
@@ -64,14 +68,25 @@ def _every(stride: int, prefix: PrefixRuns) -> tuple[IntColumn, IntColumn]:
 
 
 def _joined(stride: int, offsets: IntColumn, first: IntColumn, count: IntColumn) -> EngineRuns:
-    """Drop empty runs and join those that continue the one before, so that keys differ where runs end."""
-    if len(first) == len(offsets) - 1 and (offsets[1:] > offsets[:-1]).all() and (count > 0).all():
-        return stride, np.ascontiguousarray(offsets, np.int64), first, count  # one run each: as it is
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[count > 0]
-    first, count = first[count > 0], count[count > 0]
+    """Drop empty runs and join those that continue the one before, so that keys differ where runs end.
+
+    Columns in which there is nothing to do are returned as they are.
+    """
+    kept = count > 0
+    if not kept.all():
+        offsets, first, count = _counted(kept)[offsets], first[kept], count[kept]
     begins = np.ones(len(first), bool)
-    begins[1:] = (owner[1:] != owner[:-1]) | (first[1:] != first[:-1] + count[:-1] * stride)
-    starts = np.flatnonzero(begins)
-    totals = np.add.reduceat(count, starts) if len(starts) else count
-    runs = np.bincount(owner[starts], minlength=len(offsets) - 1)
-    return stride, np.concatenate([[0], np.cumsum(runs)]).astype(np.int64), first[starts], totals
+    begins[1:] = first[1:] != first[:-1] + count[:-1] * stride
+    begins[offsets[:-1][offsets[:-1] < len(first)]] = True
+    if not begins.all():
+        starts = np.flatnonzero(begins)
+        offsets, first, count = _counted(begins)[offsets], first[starts], np.add.reduceat(count, starts)
+    offsets, first, count = (
+        np.require(column, np.int64, ["C", "W"]) for column in (offsets, first, count)
+    )  # as C has it
+    return stride, offsets, first, count
+
+
+def _counted(kept: NDArray[np.bool_]) -> IntColumn:
+    """Return how many are kept before each place, and in all."""
+    return np.concatenate([[0], np.cumsum(kept)])

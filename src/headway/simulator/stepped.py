@@ -59,12 +59,7 @@ class Stepped:
         """Return the inter-token gaps; call it once the run is over."""
         parts = [engine.all_gaps() for engine in self.engines]
         return tuple(
-            GapPart(
-                np.array(gaps, np.int64),
-                np.zeros(len(gaps), np.int64),
-                np.ones(len(gaps), np.int32),
-                np.array(weights, np.int32),
-            )
+            GapPart(np.array(gaps, np.int64), np.ones(len(gaps), np.int32), np.array(weights, np.int32))
             for gaps, weights in parts
         )
 
