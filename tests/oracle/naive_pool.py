@@ -178,21 +178,23 @@ class Pool:
     def missing(self, tokens: int, tables: list[Table], *, in_all: bool) -> int:
         """Blocks an admission takes from the free list so that its tables hold so many tokens.
 
-        Unreferenced hits leave the list, too. `in_all`: asked for the sake of all it knows, where a group with a window
-        never needs more than the window and what is in flight; else for the tokens of this step.
+        Unreferenced hits leave the list, too. `in_all`: asked for the sake of all it knows, not of this step.
+        """
+        idle = sum(block is not None and block.refs == 0 for table in tables for block in table)
+        return self.lacks(tables, tokens, in_all=in_all) + idle
+
+    def lacks(self, tables: list[Table], tokens: int, *, in_all: bool = False) -> int:
+        """Blocks that tables lack to hold so many tokens; those out of a window count as there.
+
+        `in_all`: a group with a window never needs more than the window and what is in flight.
         """
         number = 0
         for table, window in zip(tables, self.windows, strict=True):
-            lacking = max(0, ceil_div(tokens, self.block_size) - len(table))  # blocks out of the window count as there
+            needed = ceil_div(tokens, self.block_size)
             if window is not None and in_all:
-                most = ceil_div(window - 1 + self.in_flight_tokens, self.block_size) + 1
-                lacking = max(0, min(lacking, most - sum(block is not None for block in table)))
-            number += lacking + sum(block is not None and block.refs == 0 for block in table)
+                needed = min(needed, ceil_div(window - 1 + self.in_flight_tokens, self.block_size) + 1)
+            number += max(0, needed - len(table))
         return number
-
-    def lacks(self, row: Row, tokens: int) -> int:
-        """Blocks a running request lacks to hold so many tokens."""
-        return sum(max(0, ceil_div(tokens, self.block_size) - len(table)) for table in row.tables)
 
     def grow(self, row: Row, tokens: int) -> None:
         for table in row.tables:

@@ -161,7 +161,7 @@ class Scheduler:
         """Allocate, and preempt until it can be: "scheduled", "preempted itself" or "stop"."""
         until = min(row.nc + tokens + self.limits.lookahead, self.settings.max_model_len)
         self.pool.leave_window(row, row.nc - row.fly)
-        while self.pool.lacks(row, until) > len(self.pool.free):
+        while self.pool.lacks(row.tables, until) > len(self.pool.free):
             victim = self.running[-1]
             if self.by_priority:
                 victim = max(self.running, key=lambda one: (one.priority, one.arrive_ps))
@@ -330,7 +330,10 @@ class Scheduler:
         """Blocks that prompts and loads under way will still take, and one step of speculation."""
         settings, limits = self.settings, self.limits
         beyond = 1 + limits.drafts + limits.lookahead if limits.drafts else 0
-        blocks = sum(self.pool.lacks(one, min(one.known, settings.max_model_len) + beyond) for one in self.under_way)
+        blocks = sum(
+            self.pool.lacks(one.tables, min(one.known, settings.max_model_len) + beyond, in_all=True)
+            for one in self.under_way
+        )
         return blocks + ceil_div(beyond, settings.block_size) * len(self.pool.windows)
 
     def loaded(self, row: Row) -> None:
