@@ -41,7 +41,7 @@ def rows() -> list[Rows]:
 def test_the_recordings_hold_what_they_are_kept_for() -> None:
     """Both engines, one and two batches in flight, chunks, hits, preemptions, both kinds of ends, both policies."""
     effective = [each.meta["effective"] for each in rows()]
-    assert {each.meta.get("engine", "vllm") for each in rows()} == {"vllm", "llama_cpp"}
+    assert {each.meta.get("engine", "vllm") for each in rows()} == {"vllm", "llama.cpp"}
     assert {each["async_scheduling"] for each in effective} == {True, False}
     assert {each["policy"] for each in effective} == {"fcfs", "priority"}
     assert {each.meta["stop"] for each in rows()} == {"length", "eos"}

@@ -53,7 +53,7 @@ def test_policy_equals_twin(engine: str) -> None:
         seen += equal(engine, stratum, seeds_of(stratum))
     assert seen["cases"] >= 60
     assert seen["hits"] > 300
-    assert (seen["preemptions"] > 0) == (engine in ("sglang", "tensorrt_llm"))
+    assert (seen["preemptions"] > 0) == (engine in ("sglang", "tensorrt-llm"))
 
 
 @pytest.mark.nightly
@@ -132,7 +132,7 @@ def test_batches_follow_each_other_and_keep_within_bounds(case: tuple[Requests, 
         assert all(tokens >= 1 for _, tokens in step.scheduled)
         if settings.engine != "tgi":  # with chunks, TGI knows no bound
             assert step.running <= settings.max_num_seqs
-        if settings.engine in ("tensorrt_llm", "llama_cpp"):
+        if settings.engine in ("tensorrt-llm", "llama.cpp"):
             assert step.tokens <= settings.max_num_batched_tokens
 
 
@@ -150,18 +150,18 @@ def test_every_token_is_computed_once_where_nothing_is_cached_or_thrown_back(cas
         assert computed[ending.request] == (requests.isl_tokens[ending.request] + tokens - 1 if tokens else 0)
 
 
-@given(cases_of("tgi", "llama_cpp", "tensorrt_llm"))
+@given(cases_of("tgi", "llama.cpp", "tensorrt-llm"))
 def test_nobody_is_thrown_back_where_memory_is_kept_to_the_end(case: tuple[Requests, Replica]) -> None:
     requests, replica = case
     own = replica.settings.own
-    if replica.settings.engine == "tensorrt_llm":
+    if replica.settings.engine == "tensorrt-llm":
         own = replace(own, capacity_scheduler_policy="GUARANTEED_NO_EVICT")
     schedule = record(requests, replace(replica, settings=replace(replica.settings, own=own)))
     assert not any(step.preempted for step in schedule.steps)
     assert not any(ending.preemptions for ending in schedule.endings)
 
 
-@given(cases_of("tensorrt_llm"))
+@given(cases_of("tensorrt-llm"))
 def test_no_evict_keeps_blocks_for_all_tokens_of_all_that_run(case: tuple[Requests, Replica]) -> None:
     requests, replica = case
     settings = replica.settings
@@ -217,14 +217,14 @@ def make_longer(column: object, length: int) -> object:
     return np.concatenate([column, np.full(max(0, length - len(column)), column[-1])])[:length]
 
 
-@given(cases_of("sglang", "tensorrt_llm", "tgi"))
+@given(cases_of("sglang", "tensorrt-llm", "tgi"))
 def test_prompts_do_not_matter_where_nothing_is_cached(case: tuple[Requests, Replica]) -> None:
     requests, replica = case
     replica = replace(replica, settings=replace(replica.settings, enable_prefix_caching=False))
     assert record(requests, replica) == record(replace(requests, prefix=None), replica)
 
 
-@given(cases_of("llama_cpp"))
+@given(cases_of("llama.cpp"))
 def test_llama_cpp_lets_every_slot_that_generates_take_a_token(case: tuple[Requests, Replica]) -> None:
     requests, replica = case
     schedule = record(replace(requests, abort_s=None), replica)

@@ -164,11 +164,11 @@ def test_tensorrt_llm_begins_only_what_can_be_ended() -> None:
     """Each asks for 30 of 50 blocks: one after the other without eviction, both at once with."""
     rows = ((0, 10, 20), (0, 10, 20))
     settings: dict[str, Any] = {"enable_chunked_prefill": True, "blocks": 50}
-    kept = record(requests_of(*rows), replica_of("tensorrt_llm", **settings))
+    kept = record(requests_of(*rows), replica_of("tensorrt-llm", **settings))
     assert kept.endings[1].scheduled_ps == kept.endings[0].end_ps
     assert not any(step.preempted for step in kept.steps)
     own = TensorRtLlmSettings(capacity_scheduler_policy="MAX_UTILIZATION")
-    used = record(requests_of(*rows), replica_of("tensorrt_llm", own, **settings))
+    used = record(requests_of(*rows), replica_of("tensorrt-llm", own, **settings))
     assert used.endings[1].scheduled_ps == 0
     paused = next(step for step in used.steps if step.preempted)
     assert paused.preempted == (1,)  # the last that has begun
@@ -177,21 +177,21 @@ def test_tensorrt_llm_begins_only_what_can_be_ended() -> None:
 
 def test_tensorrt_llm_mixes_contexts_and_decodes_within_its_tokens() -> None:
     rows = ((0, 20, 9), (105, 100, 1), (105, 30, 1))
-    schedule = record(requests_of(*rows), replica_of("tensorrt_llm", block_size=8, blocks=100))
+    schedule = record(requests_of(*rows), replica_of("tensorrt-llm", block_size=8, blocks=100))
     # 63 tokens are left beside the decode: cut ones are whole blocks of 8; what is left of a budget of 63 is lost
     assert batches(schedule)[:4] == [{0: 20}, {0: 1}, {1: 56, 0: 1}, {1: 44, 2: 16, 0: 1}]
 
 
 def test_tensorrt_llm_lets_prompts_grow_alike() -> None:
     own = TensorRtLlmSettings(context_chunking_policy="EQUAL_PROGRESS")
-    schedule = record(requests_of((0, 60, 1), (0, 60, 1)), replica_of("tensorrt_llm", own, block_size=8))
+    schedule = record(requests_of((0, 60, 1), (0, 60, 1)), replica_of("tensorrt-llm", own, block_size=8))
     assert batches(schedule)[0] == {0: 32, 1: 32}
 
 
 def test_tensorrt_llm_waits_for_the_block_somebody_else_computes() -> None:
     ids = [list(range(24)), list(range(24))]
     settings: dict[str, Any] = {"block_size": 8, "enable_prefix_caching": True}
-    schedule = record(requests_of((0, 24, 2), (0, 24, 1), ids=ids), replica_of("tensorrt_llm", **settings))
+    schedule = record(requests_of((0, 24, 2), (0, 24, 1), ids=ids), replica_of("tensorrt-llm", **settings))
     assert batches(schedule) == [{0: 24}, {1: 8, 0: 1}]
     assert schedule.endings[1].cached == 16
 
@@ -229,21 +229,21 @@ def test_tgi_lets_prompts_ride_along_in_chunks() -> None:
 
 
 def test_llama_cpp_gives_the_last_slot_first_and_reads_prompts_in_their_order() -> None:
-    schedule = record(requests_of((0, 10, 3), (0, 20, 2)), replica_of("llama_cpp", max_num_seqs=2, blocks=200))
+    schedule = record(requests_of((0, 10, 3), (0, 20, 2)), replica_of("llama.cpp", max_num_seqs=2, blocks=200))
     assert schedule.steps[0].scheduled == ((1, 20), (0, 10))  # request 0 has slot 1
     assert batches(schedule)[1:] == [{1: 1, 0: 1}, {0: 1}]
 
 
 def test_llama_cpp_turns_the_deferred_round_when_two_slots_end_at_once() -> None:
     rows = ((0, 10, 2), (0, 10, 2), (1, 10, 1), (2, 10, 1))
-    schedule = record(requests_of(*rows), replica_of("llama_cpp", max_num_seqs=2, blocks=200))
+    schedule = record(requests_of(*rows), replica_of("llama.cpp", max_num_seqs=2, blocks=200))
     assert schedule.steps[1].finished == (1, 0)  # in the order of slots
     assert schedule.steps[2].scheduled == ((3, 10), (2, 10))  # the later one came to stand ahead, and took slot 0
 
 
 def test_llama_cpp_takes_the_slot_that_knows_most() -> None:
     ids = [list(range(20)), list(range(50, 70)), [*range(20), *range(200, 220)]]
-    replica = replica_of("llama_cpp", max_num_seqs=2, blocks=200, enable_prefix_caching=True)
+    replica = replica_of("llama.cpp", max_num_seqs=2, blocks=200, enable_prefix_caching=True)
     schedule = record(requests_of((0, 20, 1), (300, 20, 1), (600, 40, 1), ids=ids), replica)
     assert [ending.cached for ending in schedule.endings] == [0, 0, 20]
     deaf = replace(replica, settings=replace(replica.settings, own=LlamaCppSettings(slot_prompt_similarity=0.6)))
@@ -253,7 +253,7 @@ def test_llama_cpp_takes_the_slot_that_knows_most() -> None:
 
 
 def test_llama_cpp_gives_each_slot_its_share_of_the_context() -> None:
-    schedule = record(requests_of((0, 40, 30), (0, 50, 1)), replica_of("llama_cpp", max_num_seqs=2, blocks=100))
+    schedule = record(requests_of((0, 40, 30), (0, 50, 1)), replica_of("llama.cpp", max_num_seqs=2, blocks=100))
     assert len(schedule.endings[0].delivered_ps) == 10  # 50 tokens a slot
     assert schedule.endings[1].reason == ""  # its prompt fills a slot
 
@@ -278,18 +278,18 @@ def test_llama_cpp_gives_each_slot_its_share_of_the_context() -> None:
         ("sglang", "settings.own.prefill_max_requests", {"own": SglangSettings(prefill_max_requests=0)}),
         ("sglang", "settings.own.schedule_conservativeness", {"own": SglangSettings(schedule_conservativeness=-1.0)}),
         (
-            "tensorrt_llm",
+            "tensorrt-llm",
             "settings.own.capacity_scheduler_policy",
             {"own": TensorRtLlmSettings(capacity_scheduler_policy="STATIC_BATCH")},
         ),
         (
-            "tensorrt_llm",
+            "tensorrt-llm",
             "settings.own.context_chunking_policy",
             {"own": TensorRtLlmSettings(context_chunking_policy="FCFS")},
         ),
-        ("tensorrt_llm", "settings.max_num_batched_tokens", {"block_size": 128}),
+        ("tensorrt-llm", "settings.max_num_batched_tokens", {"block_size": 128}),
         (
-            "tensorrt_llm",
+            "tensorrt-llm",
             "settings.enable_chunked_prefill",
             {
                 "own": TensorRtLlmSettings(capacity_scheduler_policy="MAX_UTILIZATION"),
@@ -299,8 +299,8 @@ def test_llama_cpp_gives_each_slot_its_share_of_the_context() -> None:
         ("tgi", "settings.own.waiting_served_ratio", {"own": TgiSettings(waiting_served_ratio=float("nan"))}),
         ("tgi", "settings.own.max_waiting_tokens", {"own": TgiSettings(max_waiting_tokens=-1)}),
         ("tgi", "settings.async_scheduling", {"async_scheduling": True}),
-        ("llama_cpp", "settings.own.slot_prompt_similarity", {"own": LlamaCppSettings(slot_prompt_similarity=-0.1)}),
-        ("llama_cpp", "settings.async_scheduling", {"async_scheduling": True}),
+        ("llama.cpp", "settings.own.slot_prompt_similarity", {"own": LlamaCppSettings(slot_prompt_similarity=-0.1)}),
+        ("llama.cpp", "settings.async_scheduling", {"async_scheduling": True}),
         ("sglang", "settings.scheduling_policy", {"scheduling_policy": "priority"}),
         ("sglang", "settings.pipeline_parallel_size", {"pipeline_parallel_size": 2}),
         ("tgi", "settings.max_num_active_seqs", {"max_num_active_seqs": 2}),
@@ -337,7 +337,7 @@ def test_defaults_are_accepted(engine: str) -> None:
     check_engine(replica_of(engine))
 
 
-@pytest.mark.parametrize("engine", ["sglang", "tensorrt_llm", "tgi", "llama_cpp"])
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm", "tgi", "llama.cpp"])
 def test_what_can_never_run_is_refused_at_once(engine: str) -> None:
     schedule = record(requests_of((0, 10, 5), (0, 900, 90)), replica_of(engine, blocks=400, max_num_seqs=1))
     assert [ending.reason for ending in schedule.endings] == ["length", ""]

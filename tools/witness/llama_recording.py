@@ -209,7 +209,7 @@ def as_rows(
     names = [f"r{task.number}" for task in walk.tasks.values()]
     steps = list(walk.steps(settings["n_parallel"]))
     effective = _effective(settings["n_parallel"], settings["n_batch"], walk.n_ctx)
-    return rows_of(names, list(walk.tasks.values()), steps, effective, engine="llama_cpp", **meta)
+    return rows_of(names, list(walk.tasks.values()), steps, effective, engine="llama.cpp", **meta)
 
 
 def _effective(slots: int, n_batch: int, context: int) -> dict[str, Any]:

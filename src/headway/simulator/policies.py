@@ -32,9 +32,9 @@ class Policy:
 POLICIES = {
     "vllm": Policy(module="vllm", name="Vllm", own=type(None), overlaps=True),
     "sglang": Policy(module="sglang", name="Sglang", own=SglangSettings, overlaps=True),
-    "tensorrt_llm": Policy(module="tensorrt_llm", name="TensorRtLlm", own=TensorRtLlmSettings, overlaps=True),
+    "tensorrt-llm": Policy(module="tensorrt_llm", name="TensorRtLlm", own=TensorRtLlmSettings, overlaps=True),
     "tgi": Policy(module="tgi", name="Tgi", own=TgiSettings, overlaps=False),
-    "llama_cpp": Policy(module="llama_cpp", name="LlamaCpp", own=LlamaCppSettings, overlaps=False),
+    "llama.cpp": Policy(module="llama_cpp", name="LlamaCpp", own=LlamaCppSettings, overlaps=False),
 }
 
 _CHOICES = {
@@ -104,7 +104,7 @@ def _check_common(replica: Replica, policy: Policy) -> None:
             raise InputError("known for vllm alone", file="replica", place=name)
     if len(replica.kv_groups) > 1 or any(group.window_tokens for group in replica.kv_groups):
         raise InputError("known for vllm alone", file="replica", place="kv_groups")
-    if settings.engine == "tensorrt_llm" and settings.max_num_batched_tokens < settings.block_size:
+    if settings.engine == "tensorrt-llm" and settings.max_num_batched_tokens < settings.block_size:
         raise _wrong("max_num_batched_tokens", f"expected at least block_size {settings.block_size}, a chunk's unit")
 
 

@@ -24,7 +24,7 @@ from headway.types import (
     TgiSettings,
 )
 
-TWINS = {"sglang": Sglang, "tensorrt_llm": TensorRtLlm, "tgi": Tgi, "llama_cpp": LlamaCpp}
+TWINS = {"sglang": Sglang, "tensorrt-llm": TensorRtLlm, "tgi": Tgi, "llama.cpp": LlamaCpp}
 
 #: stratum -> what is unusual about it
 STRATA: dict[str, dict[str, Any]] = {
@@ -82,7 +82,7 @@ def own_settings(engine: str, rng: np.random.Generator, *, tiny: bool, hungry: b
             schedule_policy=str(rng.choice(["fcfs", "lpm"])),
             schedule_conservativeness=float(rng.choice([0.01, 0.1] if hungry else [0.3, 1.0, 1.3])),
         )
-    if engine == "tensorrt_llm":
+    if engine == "tensorrt-llm":
         return TensorRtLlmSettings(
             capacity_scheduler_policy=str(rng.choice(["GUARANTEED_NO_EVICT", "MAX_UTILIZATION"])),
             context_chunking_policy=str(rng.choice(["FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"])),
@@ -131,7 +131,7 @@ def make_case(
         most = osl + rng.integers(0, 3 * max_model_len if stops else 20, number) * (rng.random(number) < 0.8)
     largest = int((isl + (most if most is not None else osl)).clip(max=max_model_len).max())
     room = max(1, round(rng.uniform(*blocks) * largest / block_size))
-    if engine == "llama_cpp":
+    if engine == "llama.cpp":
         room *= seqs
     settings = EngineSettings(
         max_num_seqs=seqs,
@@ -141,11 +141,11 @@ def make_case(
         block_size=block_size,
         enable_prefix_caching=bool(rng.random() < (0.95 if shared else 0.6)),
         enable_chunked_prefill=chunked,
-        async_scheduling=engine in ("sglang", "tensorrt_llm") and bool(rng.random() < 0.5),
+        async_scheduling=engine in ("sglang", "tensorrt-llm") and bool(rng.random() < 0.5),
         engine=engine,
         own=own_settings(engine, rng, tiny=tiny_budget, hungry=hungry, page=block_size),
     )
-    if engine == "tensorrt_llm" and settings.own.capacity_scheduler_policy == "MAX_UTILIZATION":
+    if engine == "tensorrt-llm" and settings.own.capacity_scheduler_policy == "MAX_UTILIZATION":
         settings = replace(settings, enable_chunked_prefill=True)
     table = make_table(rng, seqs, settings.max_num_batched_tokens, bool(rng.random() < 0.1))
     step_s = float(np.mean(table.mixed_ps)) / 1e12
