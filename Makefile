@@ -48,8 +48,8 @@ nightly: $(STAMP) ## the long form of the laws
 conformance: $(STAMP) ## hold the simulator to recorded schedules, field by field (GOLDENS=DIR)
 	$(BIN)/python tools/conformance.py $(GOLDENS)
 
-equality: $(STAMP) ## prove the fast core equal to the naive twin on 10,000 cases
-	$(BIN)/python -m pytest -q -m nightly tests/laws/test_simulator_equality.py
+equality: $(STAMP) ## prove both engines equal to the naive twin, each on 10,000 cases
+	$(BIN)/python -m pytest -q -m nightly tests/laws/test_simulator_equality.py tests/laws/test_simulator_mixes.py
 
 witness: $(STAMP) witness-llama witness-vllm ## hold the simulator to real engines on this CPU
 	$(BIN)/python tools/witness/witness_llama.py

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ORACLE))  # tests are no package
 import naive  # noqa: E402 - found through the line above
 from mixes import STRATA, compare, mix  # noqa: E402
 
+from headway.simulator.dispatch import jumpable  # noqa: E402
 from headway.simulator.schedules import read_schedule, side_by_side, written  # noqa: E402
 
 RECORDINGS = sorted((ROOT / "tests" / "data" / "schedules").glob("*.jsonl.gz"))
@@ -45,6 +46,7 @@ HAPPENS = {
     "KV producer": "holds",
     "hang-ups": "aborts",
     "stop tokens": "stops",
+    "what the jump core knows": "jumped",
 }
 
 
@@ -67,13 +69,15 @@ def held_to_the_twin(stratum: str, seeds: Iterable[int]) -> Counter[str]:
     """Compare the mixes of a stratum; return what happened in them, and how many were equal or have no end."""
     seen: Counter[str] = Counter()
     for seed in seeds:
-        compared = compare(*mix(stratum, seed))
+        requests, replica = mix(stratum, seed)
+        compared = compare(requests, replica)
         if compared is None:
             seen["endless"] += 1
             continue
         difference, schedule = compared
         assert not difference, f"{stratum}, seed {seed}\n{difference}"
         seen["equal"] += 1
+        seen["jumped"] += jumpable(replica.settings, requests, replica) is None
         seen += happened(schedule)
     return seen
 

@@ -57,6 +57,13 @@ def test_bad_requests_are_refused(changes: Any, message: Any) -> None:
         ({"max_num_seqs": 1 << 20}, "replica: settings: max_num_seqs and block_size must be"),
         ({"enable_chunked_prefill": False}, "replica: settings.max_num_batched_tokens: must be ≥ max_model_len 64"),
         ({"max_num_batched_tokens": 9}, "replica: step.mixed_ps: 9 entries, expected 10"),
+        (
+            {"version": "0.20.0", "watermark": 0.1},
+            "replica: settings.watermark: vLLM 0.20.0 has no watermark; expected 0.0",
+        ),
+        ({"version": "0.31.2", "long_prefill_token_threshold_adaptive": True}, "vLLM 0.31.2 has no long_prefill"),
+        ({"version": "0.11.0", "max_num_active_seqs": 1}, "vLLM 0.11.0 has no max_num_active_seqs; expected None"),
+        ({"version": "0.20.0", "prefill_schedule_interval": 2}, "vLLM 0.20.0 has no prefill_schedule_interval"),
     ],
 )
 def test_settings_under_which_vllm_would_not_start_are_refused(changes: Any, message: Any) -> None:
