@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from headway.types import IntColumn
 
 
+#: a quantile is first bracketed by so many equal parts of the range of the gaps, then halved until so few are left
+_BUCKETS, _FEW = 4096, 4096
+
+
 class GapPart(NamedTuple):
     """Columns of one length: segment i stands for the gaps a, a + d, …, a + (k−1)·d, each seen by `weight` requests.
 
@@ -105,8 +109,7 @@ class Gaps:
         samples = self.samples
         if not samples:
             return [-1 for _ in fracs]
-        low = min(int(part.a_ps.min()) for part in parts)
-        return [_bisect(parts, _rank(frac, samples), low, self.max_ps()) for frac in fracs]
+        return [_ranked(parts, *bracket) for bracket in _brackets(parts, [_rank(frac, samples) for frac in fracs])]
 
 
 def _rank(frac: float, samples: int) -> int:
@@ -114,18 +117,62 @@ def _rank(frac: float, samples: int) -> int:
     return max(1, min(samples, math.ceil(Fraction(str(frac)) * samples)))
 
 
-def _bisect(parts: Sequence[GapPart], rank: int, low: int, high: int) -> int:
-    """Return the least x in low … high with count(≤ x) ≥ rank; segments that no longer matter are counted once."""
-    below = 0
-    live = list(parts)
-    while low < high:
+def _brackets(parts: Sequence[GapPart], ranks: list[int]) -> list[tuple[int, int, int]]:
+    """Return each rank with the least and the largest gap it may be, a bucket of the range at either end.
+
+    Up to the end of a bucket there are at most the gaps of the segments that have begun by then, and at least those of
+    the segments that have ended.
+    """
+    low = min(int(part.a_ps.min()) for part in parts)
+    width = (max(int(part.largest_ps().max()) for part in parts) - low) // _BUCKETS + 1
+    most, fewest = np.zeros(_BUCKETS), np.zeros(_BUCKETS)
+    for part in parts:
+        gaps = np.multiply(part.k, part.weight, dtype=np.int64)
+        most += np.bincount((part.a_ps - low) // width, gaps, _BUCKETS)
+        fewest += np.bincount((part.largest_ps() - low) // width, gaps, _BUCKETS)
+    first, last = (np.searchsorted(np.cumsum(counts), ranks).tolist() for counts in (most, fewest))
+    return [(rank, low + a * width, low + (b + 1) * width - 1) for rank, a, b in zip(ranks, first, last, strict=True)]
+
+
+class _Segments(NamedTuple):
+    """Segments of several parts, as 64-bit columns; d is at least 1: equal gaps are one gap of more weight."""
+
+    a: IntColumn
+    d: IntColumn
+    k: IntColumn
+    weight: IntColumn
+
+    @classmethod
+    def of(cls, parts: Iterable[GapPart]) -> _Segments:
+        columns = [(part.a_ps, part.d_ps, part.k, part.weight) for part in parts]
+        a, d, k, weight = (np.concatenate(column).astype(np.int64) for column in zip(*columns, strict=True))
+        return cls(a, np.maximum(d, 1), np.where(d == 0, 1, k), np.where(d == 0, k, 1) * weight)
+
+    def steps_upto(self, x_ps: int) -> IntColumn:
+        """Return how many gaps of each segment are ≤ x."""
+        return np.minimum(np.maximum((x_ps - self.a) // self.d + 1, 0), self.k)
+
+
+def _ranked(parts: Sequence[GapPart], rank: int, low: int, high: int) -> int:
+    """Return the gap of that rank, known to be in low … high: halve until few gaps are left, sort those."""
+    below = sum(part.where(part.largest_ps() < low).samples() for part in parts)
+    live = _Segments.of(part.where((part.largest_ps() >= low) & (part.a_ps <= high)) for part in parts)
+    begin, end = live.steps_upto(low - 1), live.steps_upto(high)
+    while low < high and int((end - begin).sum()) > _FEW:
         middle = (low + high) // 2
-        if below + sum(part.count_upto(middle) for part in live) >= rank:
-            high = middle
-            live = [part.where(part.a_ps <= high) for part in live]
+        steps = live.steps_upto(middle)
+        if below + int(np.dot(steps, live.weight)) >= rank:
+            high, end = middle, steps
         else:
-            low = middle + 1
-            done = [part.largest_ps() < low for part in live]
-            below += sum(part.where(mask).samples() for part, mask in zip(live, done, strict=True))
-            live = [part.where(~mask) for part, mask in zip(live, done, strict=True)]
-    return low
+            low, begin = middle + 1, steps
+    return low if low == high else _nth(live, begin, end - begin, rank - below)
+
+
+def _nth(live: _Segments, begin: IntColumn, count: IntColumn, rank: int) -> int:
+    """Return the gap of a rank, looking at `count` gaps of each segment from its `begin`-th on."""
+    segment = np.repeat(np.arange(len(count)), count)
+    step = np.arange(len(segment)) - np.repeat(np.cumsum(count) - count - begin, count)
+    gaps = live.a[segment] + step * live.d[segment]
+    order = np.argsort(gaps)
+    upto = int(np.dot(begin, live.weight)) + np.cumsum(live.weight[segment][order])
+    return int(gaps[order][np.searchsorted(upto, rank)])
