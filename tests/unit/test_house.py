@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,12 @@ def test_showing_help_loads_nothing_heavy() -> None:
 
 def test_the_light_import_rule_can_fail() -> None:
     assert "numpy" in loaded_by("import numpy") & HEAVY
+
+
+def test_all_that_is_no_module_is_packaged() -> None:
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["headway"]
+    packaged = {path for pattern in patterns for path in SOURCE.glob(pattern)}
+    built = {".py", ".pyc", ".so", ".pyd"}
+    assert {path for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in built} == packaged
+    assert any(path.suffix == ".pxd" for path in packaged), "the declarations that compiling needs"
