@@ -8,6 +8,7 @@ import numpy as np
 
 from headway.simulator.itl import GapPart
 from headway.simulator.loading import core
+from headway.simulator.policies import bounds
 from headway.simulator.prefixes import engine_runs
 from headway.simulator.simulation import FAILED
 
@@ -46,13 +47,7 @@ def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
     """Return the core's columns, in its order."""
     count, settings = len(requests), replica.settings
     isl = np.ascontiguousarray(requests.isl_tokens, np.int64)
-    outputs = np.minimum(requests.osl_tokens, settings.max_model_len - isl).astype(np.int32)
-    if requests.max_tokens is not None:
-        outputs = np.minimum(outputs, requests.max_tokens).astype(np.int32)
-    # the last output token is never put into the KV cache
-    most_tokens = replica.num_gpu_blocks * settings.block_size + 1
-    failed = (outputs < 1) | (isl + outputs > most_tokens)
-    outputs[failed] = 0
+    _, outputs = bounds(replica, requests)
     arrive = requests.arrive_s * _PS_PER_S
     return {
         "arrive_ps": np.rint(arrive, out=arrive).astype(np.int64),
@@ -60,7 +55,7 @@ def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
         "output_tokens": outputs,
         "first_ps": np.full(count, -1, np.int64),
         "last_ps": np.full(count, -1, np.int64),
-        "state": np.multiply(failed, FAILED, dtype=np.int8),
+        "state": np.multiply(outputs == 0, FAILED, dtype=np.int8),
         "cached_tokens": np.zeros(count, np.int32),
         "preemptions": np.zeros(count, np.int32),
         "behind": np.empty(count, np.int32),

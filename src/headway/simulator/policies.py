@@ -26,15 +26,18 @@ class Policy:
     name: str
     own: type  # of `EngineSettings.own`
     overlaps: bool  # whether the engine schedules one batch while another runs
+    reserves: bool  # whether what a request may generate has to fit, not only what it will
 
 
 #: engine -> its policy
 POLICIES = {
-    "vllm": Policy(module="vllm", name="Vllm", own=type(None), overlaps=True),
-    "sglang": Policy(module="sglang", name="Sglang", own=SglangSettings, overlaps=True),
-    "tensorrt-llm": Policy(module="tensorrt_llm", name="TensorRtLlm", own=TensorRtLlmSettings, overlaps=True),
-    "tgi": Policy(module="tgi", name="Tgi", own=TgiSettings, overlaps=False),
-    "llama.cpp": Policy(module="llama_cpp", name="LlamaCpp", own=LlamaCppSettings, overlaps=False),
+    "vllm": Policy(module="vllm", name="Vllm", own=type(None), overlaps=True, reserves=False),
+    "sglang": Policy(module="sglang", name="Sglang", own=SglangSettings, overlaps=True, reserves=True),
+    "tensorrt-llm": Policy(
+        module="tensorrt_llm", name="TensorRtLlm", own=TensorRtLlmSettings, overlaps=True, reserves=True
+    ),
+    "tgi": Policy(module="tgi", name="Tgi", own=TgiSettings, overlaps=False, reserves=True),
+    "llama.cpp": Policy(module="llama_cpp", name="LlamaCpp", own=LlamaCppSettings, overlaps=False, reserves=True),
 }
 
 _CHOICES = {
@@ -61,17 +64,15 @@ def new_engine(replica: Replica, requests: Requests, table: Any, recorder: Any) 
     return engine(replica, runs, table, recorder)
 
 
-def bounds(replica: Replica, isl: IntColumn, most: IntColumn) -> tuple[IntColumn, NDArray[np.bool_]]:
-    """Return at how many tokens each request ends by length, and which are refused.
-
-    Args:
-        replica: the engine.
-        isl: prompt lengths.
-        most: prompt and outputs asked for.
-    """
-    module = load(POLICIES[replica.settings.engine].module)
-    most = np.minimum(most, module.most_tokens(replica))
-    return most, module.refused(replica, isl, most)
+def bounds(replica: Replica, requests: Requests) -> tuple[IntColumn, NDArray[np.int32]]:
+    """Return at how many tokens each request ends by length, and how many it generates, 0 where it is refused."""
+    policy, isl = POLICIES[replica.settings.engine], requests.isl_tokens
+    module = load(policy.module)
+    asked = requests.osl_tokens if requests.max_tokens is None else requests.max_tokens
+    most = np.minimum(isl + asked, module.most_tokens(replica))
+    ends = np.minimum(np.minimum(isl + requests.osl_tokens, most), replica.settings.max_model_len)
+    refused = module.refused(replica, isl, most if policy.reserves else ends)
+    return most, np.where(refused, 0, ends - isl).astype(np.int32)
 
 
 def check_engine(replica: Replica) -> None:

@@ -41,15 +41,12 @@ class Stepped:
         ids: Sequence[str] | None = None,
         recorder: Any = None,
     ) -> None:
-        given = _given(requests, ids)
-        given["most"], refused = bounds(replica, given["isl"], given["most"])
-        most = np.minimum(given["most"], replica.settings.max_model_len)
-        outputs = np.where(refused, 0, np.minimum(given["osl"], most - given["isl"])).astype(np.int32)
-        found = _found(refused)
+        most, outputs = bounds(replica, requests)
+        given = {**_given(requests, ids), "most": most}
+        found = _found(outputs)
         self.columns: dict[str, NDArray[Any]] = {
             "arrive_ps": given["arrive"],
             "isl_tokens": given["isl"],
-            "output_tokens": outputs,
             **found,
         }
         table = load("stepping").Table(given, found)
@@ -67,16 +64,13 @@ class Stepped:
 def _given(requests: Requests, ids: Sequence[str] | None) -> dict[str, Any]:
     """Return what the table is given; times in picoseconds. `ids` order equals (None: their rows do)."""
     count = len(requests)
-    isl = np.ascontiguousarray(requests.isl_tokens, np.int64)
-    osl = np.ascontiguousarray(requests.osl_tokens, np.int32)
     rank = np.arange(count, dtype=np.int32)
     if ids is not None:
         rank[np.argsort(np.array(ids, dtype=str), kind="stable")] = np.arange(count, dtype=np.int32)
     return {
         "arrive": np.rint(requests.arrive_s * _PS_PER_S).astype(np.int64),
-        "isl": isl,
-        "osl": osl,
-        "most": isl + (osl if requests.max_tokens is None else requests.max_tokens),
+        "isl": np.ascontiguousarray(requests.isl_tokens, np.int64),
+        "osl": np.ascontiguousarray(requests.osl_tokens, np.int32),
         "priority": _ints(requests.priority, count, 0),
         "rank": rank,
         "adapter": _ints(requests.adapter_id, count, -1),
@@ -98,12 +92,13 @@ def _times(column: FloatColumn | None, count: int, missing: int) -> IntColumn:
     return times
 
 
-def _found(refused: NDArray[np.bool_]) -> dict[str, Any]:
-    count = len(refused)
+def _found(outputs: NDArray[np.int32]) -> dict[str, Any]:
+    count = len(outputs)
     return {
+        "output_tokens": outputs,
         "first_ps": np.full(count, -1, np.int64),
         "last_ps": np.full(count, -1, np.int64),
-        "state": np.multiply(refused, FAILED, dtype=np.int8),
+        "state": np.multiply(outputs == 0, FAILED, dtype=np.int8),
         "cached_tokens": np.full(count, -1, np.int32),
         "preemptions": np.zeros(count, np.int32),
         "reason": np.zeros(count, np.int8),

@@ -40,10 +40,13 @@ def most_tokens(replica: Any) -> int:  # noqa: ARG001 - as the other policies'
     return 1 << 60
 
 
-def refused(replica: Any, isl: Any, most: Any) -> Any:
-    """Return which requests leave no room for a token, or would never fit the blocks when alone."""
+def refused(replica: Any, isl: Any, tokens: Any) -> Any:
+    """Return which requests leave no room for a token, or would not fit the blocks when alone.
+
+    The last of a request's tokens is never put into the KV cache.
+    """
     settings, speculation = replica.settings, replica.speculation
-    size, tokens = settings.block_size, np.minimum(most, settings.max_model_len)
+    size = settings.block_size
     ahead = speculation.num_speculative_tokens if speculation is not None and speculation.method != "ngram" else 0
     blocks = -(-np.minimum(tokens - 1 + ahead, settings.max_model_len) // size)
     groups = max(1, len(replica.kv_groups))
