@@ -1,13 +1,14 @@
 """Hold the simulator to recorded schedules, field by field.
 
-    python tools/conformance.py FOLDER [--show N] [--json]
+    python tools/conformance.py FOLDER|FILE [--show N] [--json]
     python tools/conformance.py EXPECTED FOUND
 
-Each file of a folder (`*.jsonl`, `*.jsonl.gz`; docs/reference/schedules.md says the format) is simulated again, step by
-step, and everything in it must come out the same: steps, transfers, results, totals. Where the engine that jumps
-applies, so must its times, cached tokens and preemptions. A line says so of each file; the first step that differs is
-shown in both versions. Two files are compared with each other. The last line is `N of M equal`; the exit code is 0
-where all are, 1 where some are not, 2 where there is nothing to compare.
+Each file of a folder (`*.jsonl`, `*.jsonl.gz`; docs/reference/schedules.md says the format), or the one file, is
+simulated again, step by step, and everything in it must come out the same: steps, transfers, results, totals. Where the
+engine that jumps applies, so must its times, cached tokens and preemptions. A line says so of each file, and which of
+its fields are unknown here; the first step that differs is shown in both versions. Two files are compared with each
+other. The last line is `N of M equal`; the exit code is 0 where all are, 1 where some are not, 2 where there is nothing
+to compare.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from headway.errors import InputError
 from headway.simulator import record, simulate
 from headway.simulator.dispatch import jumpable
-from headway.simulator.schedules import differences, features, read_rows, read_schedule, side_by_side, written
+from headway.simulator.schedules import differences, features, read_rows, read_schedule, side_by_side, unread, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,7 @@ def judged(path: Path) -> Verdict:
         problem, shown = f"{type(error).__name__}: {error}", ""
     return Verdict(
         file=path.name,
-        features=features(schedule),
+        features="; not read: ".join(filter(None, (features(schedule), ", ".join(unread(schedule.rows))))),
         steps=len(schedule.rows.steps),
         problem=problem,
         shown=shown,
@@ -148,8 +149,8 @@ def options() -> argparse.Namespace:
     """Read the command line."""
     lines = (__doc__ or "").splitlines()
     parser = argparse.ArgumentParser(description=lines[0])
-    parser.add_argument("expected", type=Path, help="a folder of recordings, or one file")
-    parser.add_argument("found", type=Path, nargs="?", help="a second file, compared with the first")
+    parser.add_argument("expected", type=Path, help="a folder of recordings, or one")
+    parser.add_argument("found", type=Path, nargs="?", help="a second one, compared with the first")
     parser.add_argument(
         "--show", type=int, metavar="N", help="show at most so many differences at length (default: all)"
     )
@@ -158,21 +159,21 @@ def options() -> argparse.Namespace:
 
 
 def verdicts_of(expected: Path, found: Path | None) -> Iterator[Verdict]:
-    """Judge a folder, or a pair of files.
+    """Judge a folder, a file, or a pair of files.
 
     Raises:
         InputError: there is nothing to compare.
     """
     if found is not None:
         return iter([pair(expected, found)])
-    files = files_of(expected) if expected.is_dir() else []
+    files = files_of(expected) if expected.is_dir() else [expected] * expected.is_file()
     if not files:
-        raise InputError(f"expected a folder with files *{' or *'.join(ENDINGS)}", file=expected)
+        raise InputError(f"expected a recording, or a folder with files *{' or *'.join(ENDINGS)}", file=expected)
     return walked(files)
 
 
 def main() -> int:
-    """Judge a folder or a pair of files, and say what came of it."""
+    """Judge what is given, and say what came of it."""
     chosen, verdicts = options(), []
     try:
         for verdict in verdicts_of(chosen.expected, chosen.found):

@@ -85,6 +85,47 @@ def test_as_json(run: Callable[..., tuple[int, list[str], str]], folder: Path) -
     assert [bool(one["problem"]) for one in found["files"]] == [False, True, True]
 
 
+def test_one_file(run: Callable[..., tuple[int, list[str], str]], folder: Path) -> None:
+    code, lines, _ = run(SMALL)
+    assert (code, lines[0].split()[0], lines[-1]) == (0, "schedule.jsonl", "1 of 1 equal")
+    code, lines, _ = run(folder / "other.jsonl.gz")
+    assert (code, lines[-1]) == (1, "0 of 1 equal")
+
+
+def changed(path: Path, line: int, part: str, fields: dict[str, object]) -> Path:
+    """Copy the small recording with more said in one line (of one of its objects)."""
+    rows = [json.loads(text) for text in SMALL.read_text(encoding="utf-8").splitlines()]
+    (rows[line][part] if part else rows[line]).update(fields)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("line", "part", "name"), [(0, "effective", ""), (0, "totals", ""), (1, "", "req")])
+def test_what_a_newer_recording_says_besides_is_named_and_not_read(
+    run: Callable[..., tuple[int, list[str], str]], tmp_path: Path, line: int, part: str, name: str
+) -> None:
+    code, lines, _ = run(changed(tmp_path / "newer.jsonl", line, part, {"later": [1]}))
+    assert (code, lines[-1]) == (0, "1 of 1 equal")
+    assert lines[0].endswith(f"prefix hits; not read: {part or name}.later")
+
+
+def test_other_settings_are_named_before_what_came_of_them(
+    run: Callable[..., tuple[int, list[str], str]], tmp_path: Path
+) -> None:
+    fewer = changed(tmp_path / "fewer.jsonl", 0, "effective", {"max_num_seqs": 3})
+    more = changed(tmp_path / "more.jsonl", 0, "effective", {"max_num_seqs": 4})
+    more.write_text(more.read_text(encoding="utf-8").replace('"free": 5,', '"free": 4,'), encoding="utf-8")
+    assert "first difference: meta, effective.max_num_seqs: expected 3, found 4" in run(fewer, more)[1]
+
+
+def test_other_counts_of_requests_are_said(run: Callable[..., tuple[int, list[str], str]], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in SMALL.read_text(encoding="utf-8").splitlines()]
+    rows[0] |= {"n_requests": 1, "n_steps": 0}
+    rows = [row for row in rows if row.get("id") != "b" and row["type"] != "step"]
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert "first difference: meta, n_requests: expected 2, found 1" in run(SMALL, tmp_path / "one.jsonl")[1]
+
+
 def test_two_files(run: Callable[..., tuple[int, list[str], str]], folder: Path) -> None:
     assert run(SMALL, folder / "equal.jsonl")[::2] == (0, "")
     code, lines, _ = run(SMALL, folder / "other.jsonl.gz")
@@ -99,7 +140,7 @@ def test_nothing_to_compare(run: Callable[..., tuple[int, list[str], str]], tmp_
     (tmp_path / "empty").mkdir()
     code, lines, errors = run(tmp_path / name)
     assert (code, lines) == (2, [])
-    assert errors == f"error: {tmp_path / name}: expected a folder with files *.jsonl or *.jsonl.gz\n"
+    assert errors == f"error: {tmp_path / name}: expected a recording, or a folder with files *.jsonl or *.jsonl.gz\n"
 
 
 def test_whatever_ends_a_simulation_is_a_difference(

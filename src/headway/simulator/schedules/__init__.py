@@ -21,7 +21,7 @@ from headway.simulator.schedules.comparing import Difference, differences
 from headway.simulator.schedules.features import features
 from headway.simulator.schedules.prompts import schedule_of
 from headway.simulator.schedules.reading import Schedule, read_schedule
-from headway.simulator.schedules.rows import Row, Rows, read_rows
+from headway.simulator.schedules.rows import Row, Rows, read_rows, unread
 from headway.simulator.schedules.showing import side_by_side
 from headway.simulator.schedules.writing import write_rows, write_schedule, written
 
@@ -36,6 +36,7 @@ __all__ = [
     "read_schedule",
     "schedule_of",
     "side_by_side",
+    "unread",
     "write_rows",
     "write_schedule",
     "written",

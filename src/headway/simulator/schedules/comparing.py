@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 #: Fields of `meta` that only say what a file is called.
 _NAMES = ("name", "description")
+#: Fields of `meta` without which no two runs agree: they are named before what came of them.
+_PREMISES = (
+    *("effective", "n_requests", "tick_ps", "cost_ns", "step_ps"),
+    *("stop", "accept_pattern", "kv_groups", "kv_transfer"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +46,18 @@ class Difference:
 
 
 def differences(expected: Rows, found: Rows) -> Iterator[Difference]:
-    """Walk everything in which two schedules differ: requests, steps, transfers, results, then counts and totals.
+    """Walk everything in which two schedules differ: settings, requests, steps, transfers, results, counts, totals.
 
     Every field of every row counts, and the rows' order; only name and description of the file do not. A row that one
     side lacks makes all that follow it differ.
     """
+    premises, outcome = zip(_halves(expected.meta), _halves(found.meta), strict=True)
+    yield from _between("meta", premises[:1], premises[1:])
     yield from _between("req", expected.requests, found.requests)
     yield from _between("step", expected.steps, found.steps)
     yield from _between("kv", expected.transfers, found.transfers)
     yield from _between("res", expected.results, found.results)
-    yield from _between("meta", [_flat(expected.meta)], [_flat(found.meta)])
+    yield from _between("meta", outcome[:1], outcome[1:])
 
 
 def _between(kind: str, expected: Sequence[Row], found: Sequence[Row]) -> Iterator[Difference]:
@@ -68,6 +75,13 @@ def _value(row: Row, field: str) -> Any:
     """A field's value, None where the row does not have it or has an empty list, which says the same."""
     value = row.get(field)
     return None if value == [] else value
+
+
+def _halves(meta: Row) -> tuple[Row, Row]:
+    """`meta` in two: what a run starts from, and the rest."""
+    flat = _flat(meta)
+    premises = {name: value for name, value in flat.items() if name.partition(".")[0] in _PREMISES}
+    return premises, {name: value for name, value in flat.items() if name not in premises}
 
 
 def _flat(meta: Row) -> Row:

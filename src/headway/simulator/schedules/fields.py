@@ -135,14 +135,13 @@ META: dict[str, Field] = {
     "steps_mode": _one_of("full", "summary"),
     "n_requests": _COUNT,
     "n_steps": _COUNT,
-    "totals": _object(
-        preemptions=_COUNT,
-        scheduled_tokens=_COUNT,
-        makespan_ns=_TIME,
-        first_cached_tokens=_COUNT,
-        prompt_tokens=_COUNT,
-    ),
+    "totals": _ANY,
 }
+
+#: `meta.totals`.
+TOTALS: dict[str, Field] = dict.fromkeys(
+    ("preemptions", "scheduled_tokens", "makespan_ns", "first_cached_tokens", "prompt_tokens"), _COUNT
+)
 
 #: `meta.effective`: the engine's settings as it resolved them; null: this version has no such setting.
 EFFECTIVE: dict[str, Field] = {
@@ -170,6 +169,8 @@ EFFECTIVE: dict[str, Field] = {
     "spec_method": _NAME.or_null(),
     "max_loras": _LENGTH.or_null(),
     "batch_queue_size": _LENGTH,
+    "scheduler_class": _NAME.or_absent(),
+    "use_v2_model_runner": _FLAG.or_absent(),
 }
 
 _TYPE = {"type": _NAME}
@@ -184,7 +185,7 @@ def _is_transfer(value: object) -> bool:
 
 _KV = Field('{"do_remote_prefill": true} or {"do_remote_decode": true, "hold_ns": time}', _is_transfer)
 
-#: The other kinds of rows, which carry nothing else.
+#: The other kinds of rows. All but `req` carry nothing else.
 FIELDS: dict[str, dict[str, Field]] = {
     "req": _TYPE
     | {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from headway.errors import InputError, nearest
-from headway.simulator.schedules.fields import EFFECTIVE, FIELDS, META
+from headway.simulator.schedules.fields import EFFECTIVE, FIELDS, META, TOTALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +21,8 @@ Row = dict[str, Any]
 
 #: The kinds of rows, in the order they stand in a file.
 KINDS = ("meta", "req", "step", "kv", "res")
+#: Of what a file asks for, more may be said than is known here; of what came of it, all is compared.
+_OPEN = ("req",)
 _GZIP = b"\x1f\x8b"
 
 
@@ -44,7 +46,7 @@ class Rows:
 
 
 def read_rows(path: str | Path) -> Rows:
-    """Read a schedule file, plain or gzip-compressed, and check every field.
+    """Read a schedule file, plain or gzip-compressed, and check every field; `unread` names those unknown here.
 
     Raises:
         InputError: naming the file, the line and the field.
@@ -101,10 +103,11 @@ def _check(row: Row, path: str | Path, number: int) -> None:
     if row["type"] == "meta":
         _check_fields(row, META, path, number, "")
         _check_fields(row["effective"], EFFECTIVE, path, number, "effective.")
+        _check_fields(row["totals"], TOTALS, path, number, "totals.")
         return
     fields = FIELDS[row["type"]]
     _check_fields(row, fields, path, number, "")
-    if not row.keys() <= fields.keys():
+    if row["type"] not in _OPEN and not row.keys() <= fields.keys():
         unknown = next(name for name in row if name not in fields)
         _fail(path, number, unknown, "unknown field", nearest(unknown, fields))
 
@@ -116,6 +119,17 @@ def _check_fields(row: Mapping[str, Any], fields: Mapping[str, Field], path: str
                 _fail(path, number, at + name, f"missing; expected {field.expected}")
         elif not field.fits(row[name]):
             _fail(path, number, at + name, f"expected {field.expected}, got {_short(row[name])}")
+
+
+def unread(rows: Rows) -> tuple[str, ...]:
+    """Return the fields that nothing here knows: of the settings, of the totals, of requests."""
+    asked = dict.fromkeys(name for row in rows.requests for name in row)
+    parts = (
+        ("effective", rows.meta["effective"], EFFECTIVE),
+        ("totals", rows.meta["totals"], TOTALS),
+        ("req", asked, FIELDS["req"]),
+    )
+    return tuple(f"{part}.{name}" for part, row, known in parts for name in row if name not in known)
 
 
 def _check_counts(rows: Rows, path: str | Path) -> None:
