@@ -787,7 +787,8 @@ class Blocks:
         if self.unseen[slot]:
             self.unseen[slot] = 0
             run: cython.longlong = self.run[slot]
-            more: cython.longlong = min(self.count[run] - self.into[slot], full - self.named[slot])
+            # none, where somebody comes by in the iteration in which it has just registered
+            more: cython.longlong = max(0, min(self.count[run] - self.into[slot], full - self.named[slot]))
             self.length[self.cell_extent[self.held[slot]]] += cython.cast(cython.int, more)
             self._move_on(slot, more)
         return self.name(slot, full)
@@ -1442,15 +1443,17 @@ class Engine(Server):
     @cython.cfunc
     @cython.exceptval(-1)
     def _take_by_force(self) -> cython.bint:
-        """Preempt from the end until there are blocks for those who need one: as if each took his in turn.
+        """Let each decode take its block in turn; where none is left the last of running is preempted.
 
-        The blocks that were free are taken in either order, and those a victim frees all but with the last victim.
+        So all that was free, and all that a victim gives back, is taken before the next victim goes.
         """
-        size: cython.int = self.block_size
-        due: cython.int = (size - self.phase) % size
-        while self.by_phase[due] > self.blocks.free:
+        due: cython.int = (self.block_size - self.phase) % self.block_size
+        taken: cython.longlong = 0
+        while self.by_phase[due] - taken > self.blocks.free:
+            taken += self.blocks.free
+            self.blocks.alloc(self.blocks.free)
             self._preempt(self.tail, False)
-        self.blocks.alloc(self.by_phase[due])
+        self.blocks.alloc(self.by_phase[due] - taken)
         return True
 
     @cython.cfunc
@@ -1508,7 +1511,9 @@ class Engine(Server):
         if slot == self.partial:
             self.partial = -1
         else:
-            if stage != _ENDS:
+            if stage == _ENDS:
+                scheduled = False  # what is in flight ends it, so this call gave it nothing
+            else:
                 context = self._leave_decodes(slot)
             registered = context + scheduled
             if self.ahead:  # its last token is not known yet; that of a prompt is
