@@ -500,7 +500,7 @@ class Outcome:
     window_s: float  # length of the window the figures are over, warm-up and cool-down cut
     arrived: int  # requests of the window
     finished: int
-    failed: int  # refused: can never fit, or too long for the model
+    failed: int  # refused (can never fit, or too long for the model), cut short, or the client hung up before the end
     unfinished: int  # still waiting or running at the end
     requests_per_s: float
     input_tokens_per_s: float

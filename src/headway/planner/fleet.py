@@ -19,7 +19,7 @@ import numpy as np
 
 from headway import metrics
 from headway.perf import replica as perf_replica
-from headway.simulator import FAILED, seconds, simulate
+from headway.simulator import ABORTED, FAILED, seconds, simulate
 from headway.workload import generate
 from headway.workload.arrivals import Modulated
 
@@ -100,7 +100,7 @@ def served(
     """Turn a simulation into what `metrics.outcome` takes.
 
     The front end's time is added to both token times. A request that cannot be served in full within `max_model_len`
-    counts as failed: the engine refuses it, or would cut its answer.
+    counts as failed: the engine refuses it, or would cut its answer. So does one whose client hung up before its end.
 
     Args:
         requests: what arrived.
@@ -121,7 +121,7 @@ def served(
     return metrics.Served(
         first_s=seconds(simulation.first_ps) + replica.frontend_s,
         last_s=seconds(simulation.last_ps) + replica.frontend_s,
-        failed=(cut | (simulation.state == FAILED)).astype(np.int64),
+        failed=(cut | np.isin(simulation.state, (FAILED, ABORTED))).astype(np.int64),
         cached_tokens=simulation.cached_tokens.astype(np.int64),
         preemptions=simulation.counters.preemptions,
         itl_quantile_s=(lambda frac: found.quantile_ps(frac) / 1e12 if wanted is None or frac in wanted else math.nan)

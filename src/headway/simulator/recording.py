@@ -93,7 +93,7 @@ def record(requests: Requests, replica: Replica, ids: Sequence[str] | None = Non
             reason=REASONS[found["reason"][row]],
             preemptions=found["preemptions"][row],
             delivered_ps=tuple(recorder.delivered[row]),
-            end_ps=found["last_ps"][row],
+            end_ps=found["end_ps"][row],
         )
         for row in range(len(requests))
     )

@@ -35,7 +35,7 @@ class Counters:
         scheduled_tokens: tokens computed, prompts and outputs, recomputation included.
         preemptions: requests thrown back to the waiting line for want of KV blocks.
         prefix_hit_tokens: prompt tokens found in the prefix cache at first admission.
-        busy_ps: by replica, the time it was stepping.
+        busy_ps: by replica, the time it was stepping: at least one batch was being executed.
     """
 
     steps: int
@@ -77,8 +77,9 @@ class Simulation:
     Attributes:
         arrive_ps: arrival, rounded to a picosecond.
         first_ps: first output token leaves the engine; the frontend's time is not in it.
-        last_ps: last output token.
-        output_tokens: tokens it gets if it finishes: osl, or less where max_model_len cuts it; 0 where refused.
+        last_ps: last output token of a request that has ended; of one whose client hung up, the last delivered.
+        output_tokens: tokens it gets if it finishes: osl, or less where max_tokens or max_model_len cuts it; what was
+            delivered where the client hung up; 0 where refused.
         state: UNFINISHED, FINISHED, ABORTED (the client hung up), or FAILED: refused, since the prompt leaves no room
             for a token within max_model_len, or because its KV at full length would exceed the replica's blocks.
         replica: where it ran; −1: refused, or not arrived by the end.
@@ -111,6 +112,11 @@ class Simulation:
     def failed(self) -> int:
         """Requests that were refused."""
         return int((self.state == FAILED).sum())
+
+    @property
+    def aborted(self) -> int:
+        """Requests whose client hung up before they ended."""
+        return int((self.state == ABORTED).sum())
 
     @property
     def unfinished(self) -> int:

@@ -26,8 +26,9 @@ class Stepped:
     """Equal replicas of the general engine, on one table.
 
     Attributes:
-        columns: by request: arrive_ps, isl_tokens, output_tokens (0: refused), first_ps, last_ps, state, cached_tokens
-            (−1: never admitted), preemptions, reason (1 by length, 2 by a stop token, 3 hung up), delivered (tokens).
+        columns: by request: arrive_ps, isl_tokens, output_tokens (0: refused), first_ps, last_ps (of its last token),
+            end_ps (later where the client hung up), state, cached_tokens (−1: never admitted), preemptions, reason (1
+            by length, 2 by a stop token, 3 hung up), delivered (tokens).
         engines: the replicas.
     """
 
@@ -98,6 +99,7 @@ def _found(outputs: NDArray[np.int32]) -> dict[str, Any]:
         "output_tokens": outputs,
         "first_ps": np.full(count, -1, np.int64),
         "last_ps": np.full(count, -1, np.int64),
+        "end_ps": np.full(count, -1, np.int64),
         "state": np.multiply(outputs == 0, FAILED, dtype=np.int8),
         "cached_tokens": np.full(count, -1, np.int32),
         "preemptions": np.zeros(count, np.int32),

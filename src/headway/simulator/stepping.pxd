@@ -4,8 +4,8 @@
 from headway.simulator.server cimport Server
 
 cdef class Table:
-    cdef long long[::1] arrive, isl, most, abort, hold, known, computed, eligible, spoke, first, last
-    cdef int[::1] osl, priority, rank, adapter, cached, preempted, delivered
+    cdef long long[::1] arrive, isl, most, abort, hold, known, computed, eligible, spoke, first, last, ended
+    cdef int[::1] osl, priority, rank, adapter, cached, preempted, delivered, outputs
     cdef int[::1] placeholders, flying, spec, tries, epoch, older, newer, holder
     cdef signed char[::1] remote, state, reason, status, chunk
 
@@ -34,6 +34,7 @@ cdef class Batch:
 cdef class Stepper(Server):
     cdef public Table table
     cdef public long long now, steps, scheduled_tokens, preemptions
+    cdef long long busy_until
     cdef public tuple gaps
     cdef long long max_model_len, base_ps, token_ps
     cdef bint asynchronous, popping, flush, connected, drops_stale

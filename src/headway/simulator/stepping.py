@@ -71,6 +71,7 @@ class Table:
         self.adapter, self.remote = _view(given["adapter"]), _view(given["remote"])
         self.abort, self.hold = _view(given["abort"]), _view(given["hold"])
         self.first, self.last, self.state = _view(found["first_ps"]), _view(found["last_ps"]), _view(found["state"])
+        self.outputs, self.ended = _view(found["output_tokens"]), _view(found["end_ps"])
         self.cached, self.preempted = _view(found["cached_tokens"]), _view(found["preemptions"])
         self.reason, self.delivered = _view(found["reason"]), _view(found["delivered"])
         self.known = _view(np.array(given["isl"], np.int64))
@@ -239,7 +240,7 @@ class Stepper(Server):
         self.sequence_ps, self.prefill_context_ps = step.sequence_ps, step.prefill_context_ps_per_token
         self.window_ps, self.window = step.window_ps_per_token, step.window_tokens
         self.record = record
-        self.now, self.popping = 0, False
+        self.now, self.busy_until, self.popping = 0, 0, False
         self.stage_end = _ints(self.stages, 0, np.int64)
         self.ring = [Batch() for _ in range(self.depth + 1)]
         self.ring_head = self.ring_size = 0
@@ -350,13 +351,16 @@ class Stepper(Server):
     @cython.cfunc
     @cython.exceptval(-1)
     def busy_by(self, now: cython.longlong) -> cython.longlong:
-        """Return for how long batches have been executed by `now`."""
+        """Return for how long at least one batch was being executed by `now`: those of a pipeline overlap."""
         busy: cython.longlong = self.busy
+        until: cython.longlong = self.busy_until
         i: cython.int
         for i in range(self.ring_size):
             batch: Batch = self.ring[(self.ring_head + i) % len(self.ring)]
             if batch.count > 0 and batch.begin < now:
-                busy += min(now, batch.end) - batch.begin
+                end: cython.longlong = min(now, batch.end)
+                busy += end - max(batch.begin, until)
+                until = end
         return busy
 
     def run_all(self, arrivals: Any, states: Any) -> None:
@@ -524,7 +528,8 @@ class Stepper(Server):
         if batch.count > 0:
             self.steps += 1
             self.scheduled_tokens += batch.total
-            self.busy += batch.end - batch.begin
+            self.busy += batch.end - max(batch.begin, self.busy_until)
+            self.busy_until = batch.end
         self.done_with(batch.number)
         table: Table = self.table
         i: cython.int
@@ -619,8 +624,11 @@ class Stepper(Server):
         table.reason[request] = reason
         self.leave(request)
         table.status[request] = ENDED
+        table.ended[request] = self.now
+        table.last[request] = table.spoke[request]
         table.state[request] = 3 if reason == 3 else 1
-        table.last[request] = self.now
+        if reason == 3:
+            table.outputs[request] = table.delivered[request]
         return 0
 
     @cython.cfunc
