@@ -92,6 +92,7 @@ def test_without_chunked_prefill_a_whole_prompt_must_fit() -> None:
     ("overrides", "said"),
     [
         ({"max_num_seq": 3}, "unknown engine setting 'max_num_seq'.*did you mean 'max_num_seqs'"),
+        ({"pipeline_parallel_size": 2}, "unknown engine setting 'pipeline_parallel_size'"),
         ({"max_num_seqs": 0}, "max_num_seqs: expected a whole number above zero, got 0"),
         ({"max_num_seqs": True}, "expected a whole number above zero, got True"),
         ({"gpu_memory_utilization": 1.5}, "expected a fraction above 0, at most 1"),

@@ -31,8 +31,9 @@ FIELDS = (
     *GROUPS,
 )
 _TIER = ("least_hbm_bytes", "max_num_seqs", "max_num_batched_tokens", "vendors", "unless")
+#: said elsewhere: stages of a pipeline by `Parallelism`
+_FIXED = ("max_model_len", "engine", "version", "own", "pipeline_parallel_size")
 #: what may be overridden: the engine's own settings, and vLLM's switch that turns CUDA graphs off
-_FIXED = ("max_model_len", "engine", "version", "own")
 _SETTINGS = (*(f.name for f in fields(EngineSettings) if f.name not in _FIXED), "enforce_eager")
 _SWITCHES = (*_FLAGS, "enforce_eager", "long_prefill_token_threshold_adaptive")
 
