@@ -19,6 +19,14 @@ sys.path.insert(0, str(ORACLE))  # tests are no package
 from cases import STRATA, difference, make_case  # noqa: E402 - found through the line above
 
 
+#: cases that once differed or did not end: who takes which block before a victim goes, a victim that was ending anyway,
+#: output blocks registered in the iteration in which somebody else asks for them
+ONCE_WRONG = [("asynchronous under pressure", seed) for seed in (100236, 100293, 100338, 2000046, 2000111)] + [
+    ("priority, asynchronous, under pressure", seed) for seed in (100096, 100099, 100325, 101064, 803007)
+]
+ONCE_WRONG += [("all together", 100151)]
+
+
 def differing(stratum: str, seeds: Iterable[int]) -> tuple[str | None, int, int, int]:
     """Return the first differing case of a stratum, and what its cases went through."""
     preemptions = hits = jumps = 0
@@ -39,6 +47,11 @@ def test_core_equals_oracle(stratum: str) -> None:
     assert jumps > 0
     assert preemptions > 50 or ("pressure" not in stratum and stratum not in ("kv thrash", "identical"))
     assert hits > 200 or not STRATA[stratum].get("shared")
+
+
+@pytest.mark.parametrize(("stratum", "seed"), ONCE_WRONG)
+def test_core_equals_oracle_where_it_once_did_not(stratum: str, seed: int) -> None:
+    assert differing(stratum, [seed])[0] is None
 
 
 @pytest.mark.nightly
