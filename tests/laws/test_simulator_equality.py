@@ -18,7 +18,6 @@ sys.path.insert(0, str(ORACLE))  # tests are no package
 
 from cases import STRATA, difference, make_case  # noqa: E402 - found through the line above
 
-
 #: cases that once differed or did not end: who takes which block before a victim goes, a victim that was ending anyway,
 #: output blocks registered in the iteration in which somebody else asks for them
 ONCE_WRONG = [("asynchronous under pressure", seed) for seed in (100236, 100293, 100338, 2000046, 2000111)] + [
