@@ -108,8 +108,8 @@ MUTANTS = {
     "preempted requests go on first": ("self.ranked.add(self._place(request))", "self.ranked.add(request)"),
     # fleet
     "ties of load go to the last": (
-        "(other == number and rival < best)",
-        "(other == number and rival > best)",
+        "other < number + (node & 1)",
+        "other <= number - (node & 1)",
     ),
 }
 EQUIVALENT = {"the knee comes one iteration early"}  # it only splits a jump in two

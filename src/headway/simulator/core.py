@@ -63,17 +63,31 @@ def _view(array: Any) -> memoryview:
     return memoryview(array)
 
 
-def _ints(count: int, fill: int = 0, dtype: Any = np.int32) -> memoryview:
-    array = np.zeros(count, dtype)  # np.full takes several times as long, and an engine has dozens of columns
-    if fill:
-        array.fill(fill)
-    return _view(array)
+def _grown(table: Any, fill: int = 0) -> Any:
+    """Return a table (column, place) with twice as many places, the old ones kept."""
+    return np.concatenate([table, np.full(table.shape, fill, table.dtype)], axis=1)
 
 
-def _grown(old: Any, fill: int = 0) -> memoryview:
-    """Twice as long, the old part kept."""
-    array = np.asarray(old)
-    return _view(np.concatenate([array, np.full(len(array), fill, array.dtype)]))
+# Columns of an engine are C pointers: a view takes 200 bytes, and hundreds of engines should fit a processor's cache.
+# Whoever points to an array keeps it.
+
+
+@cython.cfunc
+def _longs(array: Any) -> cython.p_longlong:
+    """Return where the items of an int64 array lie."""
+    if not cython.compiled:
+        return _view(array)
+    view: cython.longlong[::1] = array
+    return cython.address(view[0])
+
+
+@cython.cfunc
+def _shorts(array: Any) -> cython.p_int:
+    """Return where the items of an int32 array lie."""
+    if not cython.compiled:
+        return _view(array)
+    view: cython.int[::1] = array
+    return cython.address(view[0])
 
 
 @cython.cfunc
@@ -165,20 +179,25 @@ class Gaps:
 class Heap:
     """Numbers, the least of which can be taken: a binary heap."""
 
-    heap: cython.longlong[::1]
+    heap: cython.p_longlong
     size: cython.int
+    room: cython.int
+    entries: Any  # (1, room)
 
     def __init__(self, room: int) -> None:
-        self.heap = _ints(room, 0, np.int64)
+        self._keep(np.zeros((1, room), np.int64))
         self.size = 0
+
+    def _keep(self, entries: Any) -> None:
+        self.entries, self.room, self.heap = entries, entries.shape[1], _longs(entries[0])
 
     @cython.final
     @cython.cfunc
     @cython.exceptval(-1)
     def add(self, entry: cython.longlong) -> cython.int:
         """Put a number in."""
-        if self.size == self.heap.shape[0]:
-            self.heap = _grown(self.heap)
+        if self.size == self.room:
+            self._keep(_grown(self.entries))
         self._rise(self.size, entry)
         self.size += 1
         return 0
@@ -227,18 +246,22 @@ class Agenda(Heap):
     An entry that its slot no longer agrees with is stale.
     """
 
-    due: cython.longlong[::1]  # by slot; −1: nothing
+    due: cython.p_longlong  # by slot; −1: nothing
+    dates: Any  # (1, slots)
 
     def __init__(self, slots: int) -> None:
         Heap.__init__(self, 2 * slots + 2)
-        self.due = _ints(slots, -1, np.int64)
+        self._keep_dates(np.full((1, slots), -1, np.int64))
+
+    def _keep_dates(self, dates: Any) -> None:
+        self.dates, self.due = dates, _longs(dates[0])
 
     @cython.cfunc
     @cython.exceptval(check=False)
     def push(self, slot: cython.int, iteration: cython.longlong) -> cython.int:
         """Note that a slot is due at an iteration; what it was due at before is struck."""
         self.due[slot] = iteration
-        if self.size == self.heap.shape[0]:
+        if self.size == self.room:
             self._drop_stale()
         self._rise(self.size, iteration << 20 | slot)
         self.size += 1
@@ -282,7 +305,8 @@ class Agenda(Heap):
 
     def grow(self) -> None:
         """Make room for twice as many slots."""
-        self.heap, self.due = _grown(self.heap), _grown(self.due, -1)
+        self._keep(_grown(self.entries))
+        self._keep_dates(_grown(self.dates, -1))
 
 
 @cython.final
@@ -300,79 +324,82 @@ class Blocks:
     free: cython.longlong  # blank + cached and unreferenced
     blank: cython.longlong
     # extents; number 0 is the end of the line: newer[0] is the oldest, older[0] the newest
-    key: cython.longlong[::1]  # of the first block; −1: private
-    length: cython.int[::1]
-    refs: cython.int[::1]
-    older: cython.int[::1]
-    newer: cython.int[::1]
-    chain: cython.int[::1]  # the next extent of the bucket; of a spare extent, the next spare one
-    owner: cython.int[::1]  # the preempted slot whose private blocks these are, −1: nobody's
-    grower: cython.int[::1]  # the slot that made it longer last, −1: nobody
+    key: cython.p_longlong  # of the first block; −1: private
+    length: cython.p_int
+    refs: cython.p_int
+    older: cython.p_int
+    newer: cython.p_int
+    chain: cython.p_int  # the next extent of the bucket; of a spare extent, the next spare one
+    owner: cython.p_int  # the preempted slot whose private blocks these are, −1: nobody's
+    grower: cython.p_int  # the slot that made it longer last, −1: nobody
     spare: cython.int
+    extents: cython.int
     # buckets of extents by first key, each in order of registration
-    bucket: cython.int[::1]
+    bucket: cython.p_int
+    buckets: cython.int
     # what the slots hold: a list of cells per slot, the deepest extent first
-    held: cython.int[::1]
-    cell_extent: cython.int[::1]
-    cell_next: cython.int[::1]  # of the same slot
-    cell_peer: cython.int[::1]  # the next cell that holds the same extent, −1: none
-    cell_back: cython.int[::1]  # the one before it, −1: it is the first
-    holder: cython.int[::1]  # by extent: the first cell that holds it, −1: none
+    held: cython.p_int
+    cell_extent: cython.p_int
+    cell_next: cython.p_int  # of the same slot
+    cell_peer: cython.p_int  # the next cell that holds the same extent, −1: none
+    cell_back: cython.p_int  # the one before it, −1: it is the first
+    holder: cython.p_int  # by extent: the first cell that holds it, −1: none
     spare_cell: cython.int
-    private: cython.int[::1]  # by slot: the extent of a preempted request's private blocks, −1: none
+    cells: cython.int
+    private: cython.p_int  # by slot: the extent of a preempted request's private blocks, −1: none
     # where in its ids a slot is
-    run: cython.longlong[::1]
-    run_end: cython.longlong[::1]
-    into: cython.longlong[::1]
-    named: cython.longlong[::1]  # keyed blocks held
-    beside: cython.schar[::1]
-    unseen: cython.schar[::1]  # its last extent grows, and is made longer when somebody looks
-    watched: cython.schar[::1]  # not any more: another request registers its keys, too
+    run: cython.p_longlong
+    run_end: cython.p_longlong
+    into: cython.p_longlong
+    named: cython.p_longlong  # keyed blocks held
+    beside: cython.p_int
+    unseen: cython.p_int  # its last extent grows, and is made longer when somebody looks
+    watched: cython.p_int  # not any more: another request registers its keys, too
     # when output blocks are registered
     naming: Agenda  # decodes whose next block with an id is an event
-    contexts: cython.longlong[::1]  # of decodes, less the iteration
+    contexts: cython.p_longlong  # of decodes, less the iteration
     late: cython.bint  # with its last token known, one iteration later
     now: cython.longlong  # the iteration all is registered up to
     # the ids of all requests, in blocks of this engine
-    first_key: cython.longlong[::1]
-    count: cython.longlong[::1]
-    offset: cython.longlong[::1]
+    first_key: cython.p_longlong
+    count: cython.p_longlong
+    offset: cython.p_longlong
     stride: cython.longlong
     # the answer of `match`
     hit: cython.longlong
     idle: cython.longlong  # of these, unreferenced
-    path: cython.int[::1]  # the extents it came through
-    reach: cython.int[::1]  # how many blocks of each
+    path: cython.p_int  # the extents it came through
+    reach: cython.p_int  # how many blocks of each
     found: cython.int  # how many extents
+    most_found: cython.int
     next_run: cython.longlong  # what would come next
     next_into: cython.longlong
+    kept: dict[str, Any]  # what all these point to: tables (column, place)
 
     def __init__(self, num_blocks: int, slots: int, settings: Any, ids: Any) -> None:
         self.block_size, self.caching = settings.block_size, settings.enable_prefix_caching
         ids = ids if self.caching else None
         self.total = self.free = self.blank = num_blocks
-        extents = 64
-        self.key = _ints(extents, -1, np.int64)
-        self.length, self.refs, self.older, self.newer = (_ints(extents) for _ in range(4))
-        self.chain, self.owner, self.holder, self.grower = (_ints(extents, -1) for _ in range(4))
+        self.kept = {}
+        self._keep_extents(np.zeros((1, 64), np.int64), np.zeros((8, 64), np.int32))
         self.spare = -1
-        self._spare_extents(1, extents)
-        self.bucket = _ints(1 << max(4, min(20, (num_blocks // 4).bit_length())) if ids else 1, -1)
-        self.held, self.private = _ints(slots, -1), _ints(slots, -1)
-        self.cell_extent, self.cell_next, self.cell_peer, self.cell_back = (_ints(64) for _ in range(4))
+        self._spare_extents(1, 64)
+        buckets = self.kept["buckets"] = np.full(
+            1 << max(4, min(20, (num_blocks // 4).bit_length())) if ids else 1, -1, np.int32
+        )
+        self.buckets, self.bucket = len(buckets), _shorts(buckets)
+        self._keep_cells(np.zeros((4, 64), np.int32))
         self.spare_cell = -1
         self._spare_cells(0, 64)
-        self.run, self.run_end, self.into, self.named = (_ints(slots, 0, np.int64) for _ in range(4))
-        self.beside, self.unseen, self.watched = (_ints(slots, 0, np.int8) for _ in range(3))
+        self._keep_slots(
+            np.zeros((5, slots), np.int64), np.zeros((3, slots), np.int32), np.full((2, slots), -1, np.int32)
+        )
         self.naming, self.late, self.now = Agenda(slots), settings.async_scheduling, -1
-        self.contexts = _ints(slots, 0, np.int64)
-        self.stride = 0
-        self.first_key = self.count = self.offset = _ints(1, 0, np.int64)
-        if ids:
-            self.stride = ids[0]
-            self.offset, self.first_key, self.count = (_view(column) for column in ids[1:])
+        self.stride, *columns = ids or (0, *(np.zeros(1, np.int64) for _ in range(3)))
+        self.kept["ids"] = columns
+        self.offset, self.first_key, self.count = _longs(columns[0]), _longs(columns[1]), _longs(columns[2])
         self.hit = self.idle = self.found = self.next_run = self.next_into = 0
-        self.path, self.reach = _ints(64), _ints(64)
+        self._keep_path(np.zeros((2, 64), np.int32))
 
     # --- storage of extents and cells
 
@@ -381,13 +408,17 @@ class Blocks:
             self.chain[extent] = self.spare
             self.spare = extent
 
+    def _keep_extents(self, longs: Any, ints: Any) -> None:
+        self.kept["extents"], self.extents, self.key = (longs, ints), ints.shape[1], _longs(longs[0])
+        self.length, self.refs = _shorts(ints[0]), _shorts(ints[1])
+        self.older, self.newer = _shorts(ints[2]), _shorts(ints[3])
+        self.chain, self.owner = _shorts(ints[4]), _shorts(ints[5])
+        self.holder, self.grower = _shorts(ints[6]), _shorts(ints[7])
+
     def _more_extents(self) -> None:
-        size = len(self.length)
-        self.key, self.chain = _grown(self.key, -1), _grown(self.chain, -1)
-        self.owner, self.holder = _grown(self.owner, -1), _grown(self.holder, -1)
-        self.grower = _grown(self.grower, -1)
-        self.length, self.refs = _grown(self.length), _grown(self.refs)
-        self.older, self.newer = _grown(self.older), _grown(self.newer)
+        size = self.extents
+        longs, ints = self.kept["extents"]
+        self._keep_extents(_grown(longs), _grown(ints))
         self._spare_extents(size, 2 * size)
 
     def _spare_cells(self, start: int, stop: int) -> None:
@@ -395,11 +426,26 @@ class Blocks:
             self.cell_next[cell] = self.spare_cell
             self.spare_cell = cell
 
+    def _keep_cells(self, ints: Any) -> None:
+        self.kept["cells"], self.cells = ints, ints.shape[1]
+        self.cell_extent, self.cell_next = _shorts(ints[0]), _shorts(ints[1])
+        self.cell_peer, self.cell_back = _shorts(ints[2]), _shorts(ints[3])
+
     def _more_cells(self) -> None:
-        size = len(self.cell_next)
-        self.cell_extent, self.cell_next = _grown(self.cell_extent), _grown(self.cell_next)
-        self.cell_peer, self.cell_back = _grown(self.cell_peer), _grown(self.cell_back)
+        size = self.cells
+        self._keep_cells(_grown(self.kept["cells"]))
         self._spare_cells(size, 2 * size)
+
+    def _keep_path(self, ints: Any) -> None:
+        self.kept["path"], self.most_found = ints, ints.shape[1]
+        self.path, self.reach = _shorts(ints[0]), _shorts(ints[1])
+
+    def _keep_slots(self, longs: Any, flags: Any, ints: Any) -> None:
+        self.kept["slots"] = longs, flags, ints
+        self.run, self.run_end, self.into = _longs(longs[0]), _longs(longs[1]), _longs(longs[2])
+        self.named, self.contexts = _longs(longs[3]), _longs(longs[4])
+        self.beside, self.unseen, self.watched = _shorts(flags[0]), _shorts(flags[1]), _shorts(flags[2])
+        self.held, self.private = _shorts(ints[0]), _shorts(ints[1])
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -524,7 +570,7 @@ class Blocks:
     @cython.exceptval(check=False)
     def _place(self, key: cython.longlong) -> cython.longlong:
         mixed: cython.ulonglong = (key ^ key >> 17) * _MIX
-        return cython.cast(cython.longlong, mixed >> 7) & (self.bucket.shape[0] - 1)
+        return cython.cast(cython.longlong, mixed >> 7) & (self.buckets - 1)
 
     @cython.cfunc
     @cython.inline
@@ -630,8 +676,8 @@ class Blocks:
     @cython.inline
     @cython.exceptval(-1)
     def _pass_by(self, extent: cython.int, reach: cython.int) -> cython.int:
-        if self.found == self.path.shape[0]:
-            self.path, self.reach = _grown(self.path), _grown(self.reach)
+        if self.found == self.most_found:
+            self._keep_path(_grown(self.kept["path"]))
         self.path[self.found] = extent
         self.reach[self.found] = reach
         self.found += 1
@@ -861,10 +907,8 @@ class Blocks:
 
     def grow(self) -> None:
         """Make room for twice as many slots."""
-        self.held, self.private = _grown(self.held, -1), _grown(self.private, -1)
-        self.run, self.run_end = _grown(self.run), _grown(self.run_end)
-        self.into, self.named, self.contexts = _grown(self.into), _grown(self.named), _grown(self.contexts)
-        self.beside, self.unseen, self.watched = _grown(self.beside), _grown(self.unseen), _grown(self.watched)
+        longs, flags, ints = self.kept["slots"]
+        self._keep_slots(_grown(longs), _grown(flags), _grown(ints, -1))
         self.naming.grow()
 
 
@@ -918,8 +962,8 @@ class Engine(Server):
     reserve: cython.bint
     watermark: cython.longlong  # blocks an admission leaves free
     # step times
-    decode: cython.longlong[::1]
-    mixed: cython.longlong[::1]
+    decode: cython.p_longlong
+    mixed: cython.p_longlong
     context_ps: cython.longlong
     pair_ps: cython.longlong
     sequence_ps: cython.longlong
@@ -947,33 +991,33 @@ class Engine(Server):
     # running
     n: cython.int  # decodes
     s: cython.longlong  # sum of their contexts
-    by_phase: cython.int[::1]  # decodes by offset mod block_size
+    by_phase: cython.p_int  # decodes by offset mod block_size
     partial: cython.int  # the slot in the middle of its prompt (the last of running), −1: none
     head: cython.int
     tail: cython.int
-    before: cython.int[::1]
-    after: cython.int[::1]
+    before: cython.p_int
+    after: cython.p_int
     finishing: Agenda
-    batch: cython.int[::1]
+    batch: cython.p_int
     # leaving, by asynchronous scheduling only: their last token is in the batch that runs
     leaving: cython.int
-    leave: cython.int[::1]
+    leave: cython.p_int
     wasted: cython.int  # of them, those still among the decodes
     # slots
-    request: cython.int[::1]
-    computed: cython.longlong[::1]  # of a slot with a prompt to compute or that leaves; of a decode, context − it
+    request: cython.p_int
+    computed: cython.p_longlong  # of a slot with a prompt to compute or that leaves; of a decode, context − it
     # (the same column as `blocks.contexts`)
-    known: cython.longlong[::1]  # prompt and emitted tokens
-    emitted: cython.int[::1]
-    share: cython.longlong[::1]  # tokens of its prompt in this iteration
-    order: cython.longlong[::1]  # of admission
-    spoke: cython.longlong[::1]  # time of the last token before a preemption
-    stage: cython.schar[::1]  # STAYS, ENDS, STOPS or GONE
+    known: cython.p_longlong  # prompt and emitted tokens
+    emitted: cython.p_int
+    share: cython.p_longlong  # tokens of its prompt in this iteration
+    order: cython.p_longlong  # of admission
+    spoke: cython.p_longlong  # time of the last token before a preemption
+    stage: cython.p_int  # STAYS, ENDS, STOPS or GONE
     spare: cython.int
     admissions: cython.longlong
     # waiting: preempted slots (a stack), then requests in order of arrival; or all of them by priority
     stack: cython.int
-    below: cython.int[::1]
+    below: cython.p_int
     line: cython.int
     line_end: cython.int
     ranked: Heap
@@ -984,6 +1028,11 @@ class Engine(Server):
     chunks: cython.int
     pairs: cython.longlong
     over: cython.longlong
+    slots: cython.int
+    step: Any  # what all these point to
+    phases: Any
+    longs: Any
+    ints: Any
     # counters
     steps: cython.longlong
     jumps: cython.longlong
@@ -1001,7 +1050,7 @@ class Engine(Server):
         self.chunked, self.reserve = settings.enable_chunked_prefill, settings.scheduler_reserve_full_isl
         # the engine's own count has one block more: its null block
         self.watermark = int(settings.watermark * (replica.num_gpu_blocks + 1))
-        self.decode, self.mixed = _view(table.decode_ps), _view(table.mixed_ps)
+        self.decode, self.mixed = _longs(table.decode_ps), _longs(table.mixed_ps)
         self.context_ps, self.pair_ps = table.context_ps_per_token, table.prefill_ps_per_pair
         self.sequence_ps, self.prefill_context_ps = table.sequence_ps, table.prefill_context_ps_per_token
         self.window_ps, self.window = table.window_ps_per_token, table.window_tokens
@@ -1013,12 +1062,10 @@ class Engine(Server):
         self.k = self.a = self.d = self.tokens = 0
         self.chunk = self.partial = self.head = self.tail = self.stack = self.line = self.line_end = -1
         self.n = self.s = self.leaving = self.wasted = self.under_knee = 0
-        self.by_phase = _ints(settings.block_size)
-        self.before, self.after, self.below, self.batch, self.leave = (_ints(slots) for _ in range(5))
+        phases = np.zeros(settings.block_size, np.int32)
+        self.step, self.phases, self.by_phase = table, phases, _shorts(phases)
         self.finishing, self.ranked = Agenda(slots), Heap(4)
-        self.request, self.emitted, self.stage = _ints(slots), _ints(slots), _ints(slots, 0, np.int8)
-        self.known, self.share, self.order, self.spoke = (_ints(slots, 0, np.int64) for _ in range(4))
-        self.computed = self.blocks.contexts
+        self._keep_slots(np.zeros((4, slots), np.int64), np.zeros((8, slots), np.int32))
         self.spare = -1
         self._spare_slots(0, slots)
         self.admissions = self.budget = self.n_single = self.s_single = self.chunks = self.pairs = self.over = 0
@@ -1028,18 +1075,23 @@ class Engine(Server):
         for slot in range(stop - 1, start - 1, -1):
             self.below[slot], self.spare = self.spare, slot
 
+    def _keep_slots(self, longs: Any, ints: Any) -> None:
+        self.longs, self.ints, self.slots = longs, ints, ints.shape[1]
+        self.known, self.share = _longs(longs[0]), _longs(longs[1])
+        self.order, self.spoke = _longs(longs[2]), _longs(longs[3])
+        self.before, self.after, self.below = _shorts(ints[0]), _shorts(ints[1]), _shorts(ints[2])
+        self.batch, self.leave = _shorts(ints[3]), _shorts(ints[4])
+        self.request, self.emitted, self.stage = _shorts(ints[5]), _shorts(ints[6]), _shorts(ints[7])
+        self.computed = self.blocks.contexts
+
     def _more_slots(self) -> None:
         """Make room: by priority, preempted requests keep their slots while others are admitted."""
-        slots = len(self.request)
+        slots = self.slots
         if slots >= _MOST_SLOTS:
             raise OverflowError("more than 2^19 requests are running or preempted in one replica")
-        self.before, self.after, self.below = _grown(self.before), _grown(self.after), _grown(self.below)
-        self.batch, self.leave, self.request = _grown(self.batch), _grown(self.leave), _grown(self.request)
-        self.emitted, self.stage, self.spoke = _grown(self.emitted), _grown(self.stage), _grown(self.spoke)
-        self.known, self.share, self.order = _grown(self.known), _grown(self.share), _grown(self.order)
         self.finishing.grow()
         self.blocks.grow()
-        self.computed = self.blocks.contexts
+        self._keep_slots(_grown(self.longs), _grown(self.ints))
         self._spare_slots(slots, 2 * slots)
 
     # --- arrival

@@ -60,15 +60,13 @@ class Tournament:
         self.number[index] = number
         best: cython.int = index
         node: cython.int = self.leaves + index
-        while node > 1:
+        while node > 1:  # without branches: who wins cannot be predicted
             rival: cython.int = self.winner[node ^ 1]
             other: cython.longlong = self.number[rival]
-            if other < number or (other == number and rival < best):
-                best = rival
-                number = other
+            beaten: cython.longlong = -(other < number + (node & 1))  # of equals the left one wins; all bits or none
+            best ^= (best ^ rival) & cython.cast(cython.int, beaten)
+            number ^= (number ^ other) & beaten
             node >>= 1
-            if best != index and self.winner[node] == best:
-                break
             self.winner[node] = best
         return 0
 
