@@ -34,7 +34,8 @@ def _figure(height: float) -> Figure:
 
 
 def _bars(axes: Axes, bars: Iterable[Bar], lane: float, height: float, **style: Any) -> None:
-    axes.broken_barh(list(bars), (lane - height / 2, height), **style)
+    # as pixels, in an SVG, too: thousands of bars are one small image; text and lines stay shapes
+    axes.broken_barh(list(bars), (lane - height / 2, height), rasterized=True, **style)
 
 
 def _lanes_in(count: int, each_in: float) -> float:
@@ -271,7 +272,7 @@ def _queue(axes: Axes, recording: Recording) -> None:
     at = [t / 1e3 for t in recording.column("t")]
     for name, key, colour in (("running", "run", GREEN), ("waiting", "wait", INK)):
         corners = _corners(at, [step[key] for step in recording.rows.steps])
-        axes.step(*corners, where="post", color=colour, lw=1.4, label=name)
+        axes.step(*corners, where="post", color=colour, lw=1.4, label=name, rasterized=True)
     axes.set(ylim=(0, None), ylabel="requests")
     axes.legend(loc="upper right", ncols=2, frameon=True, framealpha=0.9, edgecolor="none")
 
@@ -279,8 +280,8 @@ def _queue(axes: Axes, recording: Recording) -> None:
 def _free(axes: Axes, recording: Recording) -> None:
     at = [t / 1e3 for t in recording.column("t")]
     corners = _corners(at, [step["free"] for step in recording.rows.steps])
-    axes.fill_between(*corners, step="post", color=BLUE, alpha=0.3, lw=0)
-    axes.step(*corners, where="post", color=BLUE, lw=1)
+    axes.fill_between(*corners, step="post", color=BLUE, alpha=0.3, lw=0, rasterized=True)
+    axes.step(*corners, where="post", color=BLUE, lw=1, rasterized=True)
     axes.set(ylim=(0, recording.usable_blocks), ylabel=f"free blocks\nof {recording.usable_blocks:,}")
 
 

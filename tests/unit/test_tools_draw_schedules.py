@@ -302,3 +302,7 @@ def test_the_page_prints_what_the_recordings_say(
     words = [sorted(map(str, Path().glob(word))) if word.endswith(".gz") else [word] for word in line.split()]
     assert draw_schedules.main([part for word in words for part in word]) == 0
     assert [text.rstrip() for text in capsys.readouterr().out.splitlines()] == printed.splitlines()
+
+
+def test_the_pages_pictures_are_small() -> None:
+    assert {path.name for path in draw_schedules.PICTURES.glob("*.svg") if path.stat().st_size > 150_000} == set()

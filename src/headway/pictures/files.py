@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: Okabe and Ito's palette, told apart with every form of colour vision (Okabe & Ito 2008, Color Universal Design).
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, FAINT = "#222222", "#9a9a9a"
+#: Of what an SVG holds as pixels, not as shapes.
+_PIXELS_DPI = 150
 
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -67,13 +69,13 @@ def png(figure: Figure) -> bytes:
 
 def svg(figure: Figure) -> bytes:
     """Return a figure as SVG, without date or program in it."""
-    return _saved(figure, "svg", {"Date": None, "Creator": None})
+    return _saved(figure, "svg", {"Date": None, "Creator": None}, dpi=_PIXELS_DPI)
 
 
-def _saved(figure: Figure, form: str, metadata: dict[str, Any]) -> bytes:
+def _saved(figure: Figure, form: str, metadata: dict[str, Any], **options: Any) -> bytes:
     stream = io.BytesIO()
     with drawing():
-        figure.savefig(stream, format=form, metadata=metadata)
+        figure.savefig(stream, format=form, metadata=metadata, **options)
     return stream.getvalue()
 
 
