@@ -424,7 +424,7 @@ class Speculation:
     A request's v-th verification accepts `accepted[v % len(accepted)]` of its drafts (at most those scheduled).
     """
 
-    method: str  # "ngram", "eagle", "mtp", "draft_model"
+    method: str  # "ngram", "eagle", "eagle3", "mtp", "draft_model"
     num_speculative_tokens: int
     accepted: tuple[int, ...]
 

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from headway.errors import InputError, nearest
-from headway.simulator.policies import check_engine
-from headway.simulator.profiles import READS_AHEAD, profile_of
+from headway.simulator.policies import check_columns, check_engine
+from headway.simulator.profiles import METHODS, READS_AHEAD, profile_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from headway.types import EngineSettings, FloatColumn, IntColumn, Replica, Requests, StepTable
+    from headway.types import (
+        EngineSettings,
+        FloatColumn,
+        IntColumn,
+        KvTransfer,
+        Replica,
+        Requests,
+        Speculation,
+        StepTable,
+    )
 
 LONGEST_PS = 1 << 62  # 53 days: the clock and every sum stay below twice this, the range of int64
 _MOST = 1 << 30  # requests, and tokens of one request
 _MOST_SEQS = 1 << 20
+_MOST_STAGES = 1 << 10  # every batch in flight takes memory
 _POLICIES = ("fcfs", "priority")
+#: what `kv_role` may be
+KV_ROLES = ("kv_consumer", "kv_producer", "kv_both")
+#: setting -> the least and the most it may be, unless it is None
+_RANGES = {
+    "pipeline_parallel_size": (1, _MOST_STAGES),
+    "prefill_schedule_interval": (1, _MOST - 1),
+    "long_prefill_token_threshold": (0, _MOST - 1),
+    "max_loras": (1, _MOST - 1),
+}
 #: what vLLM has had since 0.32, at its default
 _LATER_SETTINGS = {
     "watermark": 0.0,
@@ -28,15 +48,23 @@ _LATER_SETTINGS = {
 }
 
 
-def check_requests(requests: Requests) -> None:
-    """Refuse columns the simulator cannot run.
+def check_run(requests: Requests, replica: Replica) -> None:
+    """Refuse what the simulator cannot run.
 
     Raises:
-        InputError: columns of unequal length; times that are negative, not finite, decreasing or beyond 26 days;
-            lengths below 1.
+        InputError: naming the column or the field.
     """
+    _check_requests(requests)
+    check_replica(replica)
+    check_columns(requests, replica.settings)
+    _check_transfers(requests, replica.kv_transfer)
+    _check_range(requests, replica)
+
+
+def _check_requests(requests: Requests) -> None:
+    """Refuse columns of unequal length, times that are negative or out of order or range, and lengths below 1."""
     count = len(requests)
-    for name in ("isl_tokens", "osl_tokens", "session_id", "priority", "max_tokens", "adapter_id"):
+    for name in (field.name for field in fields(requests) if field.name != "prefix"):
         column = getattr(requests, name)
         if column is not None and len(column) != count:
             raise InputError(f"{len(column)} rows, expected {count}", file="requests", place=name)
@@ -46,6 +74,7 @@ def check_requests(requests: Requests) -> None:
         raise InputError(f"{count} requests, at most 2^30 fit one run", file="requests")
     if count:
         _check_times(requests.arrive_s)
+        _check_ends(requests)
         _check_lengths(requests)
 
 
@@ -56,6 +85,17 @@ def _check_times(arrive_s: FloatColumn) -> None:
         _refuse(np.diff(arrive_s, prepend=0.0) < 0, "arrive_s", "earlier than the row before")
     if arrive_s[-1] >= LONGEST_PS / 2e12:
         _refuse(arrive_s >= LONGEST_PS / 2e12, "arrive_s", "later than 26 days, half of what the clock can show")
+
+
+def _check_ends(requests: Requests) -> None:
+    """Check when clients hang up, and how long KV is held afterwards; NaN stands for never."""
+    longest_s = LONGEST_PS / 2e12
+    if requests.abort_s is not None and (bad := requests.abort_s < requests.arrive_s).any():
+        _refuse(bad, "abort_s", "earlier than the arrival")
+    if requests.abort_s is not None and (bad := requests.abort_s >= longest_s).any():
+        _refuse(bad, "abort_s", "later than 26 days; expected NaN where the client never hangs up")
+    if requests.hold_s is not None and (bad := (requests.hold_s < 0) | (requests.hold_s >= longest_s)).any():
+        _refuse(bad, "hold_s", "expected a time ≥ 0, at most 26 days, or NaN")
 
 
 def _check_lengths(requests: Requests) -> None:
@@ -80,6 +120,7 @@ def check_replica(replica: Replica) -> None:
         if getattr(settings, name) < 1:
             raise InputError("expected at least 1", file="replica", place=f"settings.{name}")
     check_engine(replica)
+    _check_ranges(settings)
     _check_limits(settings)
     if replica.num_gpu_blocks < 1:
         raise InputError("expected at least 1", file="replica", place="num_gpu_blocks")
@@ -100,12 +141,30 @@ def check_replica(replica: Replica) -> None:
             file="replica",
             place="settings.max_num_batched_tokens",
         )
-    if replica.speculation is not None:
-        _check_drafts(replica, replica.speculation.method)
-    if settings.engine == "vllm":
-        _check_version(settings)
+    _check_parts(replica)
     _check_table(table, "decode_ps", table.decode_ps, settings.max_num_seqs)
     _check_table(table, "mixed_ps", table.mixed_ps, settings.max_num_batched_tokens)
+
+
+def _check_parts(replica: Replica) -> None:
+    settings = replica.settings
+    if replica.speculation is not None:
+        _check_speculation(replica.speculation, settings.max_model_len)
+        _check_drafts(replica, replica.speculation.method)
+    if replica.kv_transfer is not None:
+        _check_transfer(replica.kv_transfer)
+    for row, group in enumerate(replica.kv_groups):
+        if group.window_tokens is not None and not 1 <= group.window_tokens < _MOST:
+            raise InputError("expected 1 to 2^30", file="replica", place=f"kv_groups[{row}].window_tokens")
+    if settings.engine == "vllm":
+        _check_version(settings)
+
+
+def _check_ranges(settings: EngineSettings) -> None:
+    for name, (least, most) in _RANGES.items():
+        value = getattr(settings, name)
+        if value is not None and not least <= value <= most:
+            raise InputError(f"expected {least} to {most}", file="replica", place=f"settings.{name}")
 
 
 def _check_limits(settings: EngineSettings) -> None:
@@ -125,6 +184,46 @@ def _check_limits(settings: EngineSettings) -> None:
             place="settings.scheduling_policy",
             hint=nearest(settings.scheduling_policy, _POLICIES),
         )
+
+
+def _check_speculation(speculation: Speculation, max_model_len: int) -> None:
+    """Refuse drafters nobody knows, and numbers of drafts that cannot be."""
+    drafts = speculation.num_speculative_tokens
+    if speculation.method not in METHODS:
+        raise _wrong_draft("method", f"there is no {speculation.method!r}", nearest(speculation.method, METHODS))
+    if not 1 <= drafts <= max_model_len:
+        raise _wrong_draft("num_speculative_tokens", f"expected 1 to max_model_len {max_model_len}")
+    if not speculation.accepted or not all(0 <= count <= drafts for count in speculation.accepted):
+        raise _wrong_draft("accepted", f"expected numbers from 0 to num_speculative_tokens {drafts}, one at least")
+
+
+def _wrong_draft(field: str, problem: str, hint: str = "") -> InputError:
+    return InputError(problem, file="replica", place=f"speculation.{field}", hint=hint)
+
+
+def _check_transfer(transfer: KvTransfer) -> None:
+    for name in ("base_ps", "ps_per_token"):
+        if getattr(transfer, name) < 0:
+            raise InputError("expected ≥ 0", file="replica", place=f"kv_transfer.{name}")
+    if transfer.kv_role not in KV_ROLES:
+        raise InputError(
+            f"there is no role {transfer.kv_role!r}",
+            file="replica",
+            place="kv_transfer.kv_role",
+            hint=nearest(transfer.kv_role, KV_ROLES),
+        )
+
+
+def _check_transfers(requests: Requests, transfer: KvTransfer | None) -> None:
+    """Refuse KV that comes or is held where nothing carries it, and transfers beyond the clock."""
+    comes = requests.remote_prefill is not None and requests.remote_prefill.any()
+    held = requests.hold_s is not None and not np.isnan(requests.hold_s).all()
+    if transfer is None:
+        for name, used in (("remote_prefill", comes), ("hold_s", held)):
+            if used:
+                raise InputError("needs a replica with kv_transfer", file="requests", place=name)
+    elif comes and transfer.base_ps + transfer.ps_per_token * int(requests.isl_tokens.max()) >= LONGEST_PS // 2:
+        raise InputError("a transfer may last longer than 26 days", file="replica", place="kv_transfer")
 
 
 def _check_drafts(replica: Replica, method: str) -> None:
@@ -174,12 +273,8 @@ def _check_table(table: StepTable, name: str, column: IntColumn, largest: int) -
             raise InputError("expected ≥ 0", file="replica", place=f"step.{coefficient}")
 
 
-def check_range(requests: Requests, replica: Replica) -> None:
-    """Refuse step times whose sums could leave int64: the longest stretch of steps must stay below 2^62 ps.
-
-    Raises:
-        InputError: with the longest step these tables allow.
-    """
+def _check_range(requests: Requests, replica: Replica) -> None:
+    """Refuse step times whose sums could leave int64: the longest stretch of steps must stay below 2^62 ps."""
     if not len(requests):
         return
     settings, table = replica.settings, replica.step

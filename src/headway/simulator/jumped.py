@@ -8,7 +8,7 @@ import numpy as np
 
 from headway.simulator.itl import GapPart
 from headway.simulator.loading import core
-from headway.simulator.policies import bounds
+from headway.simulator.policies import bounds, ranks
 from headway.simulator.prefixes import engine_runs
 from headway.simulator.simulation import FAILED
 
@@ -59,16 +59,9 @@ def _columns(requests: Requests, replica: Replica) -> dict[str, NDArray[Any]]:
         "cached_tokens": np.zeros(count, np.int32),
         "preemptions": np.zeros(count, np.int32),
         "behind": np.empty(count, np.int32),
-        "rank": _ranks(requests) if settings.scheduling_policy == "priority" else np.empty(0, np.int32),
+        "rank": ranks(requests) if settings.scheduling_policy == "priority" else np.empty(0, np.int32),
         "stops": _stops(requests, outputs, settings.max_model_len),
     }
-
-
-def _ranks(requests: Requests) -> NDArray[np.int32]:
-    """Number the priorities, the soonest 0."""
-    if requests.priority is None:
-        return np.zeros(len(requests), np.int32)
-    return np.searchsorted(np.unique(requests.priority), requests.priority).astype(np.int32)
 
 
 def _stops(requests: Requests, outputs: NDArray[np.int32], max_model_len: int) -> NDArray[np.int8]:

@@ -45,6 +45,17 @@ _CHOICES = {
     "capacity_scheduler_policy": ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION"),
     "context_chunking_policy": ("FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"),
 }
+#: what no other engine's policy knows, and its default
+_OF_VLLM = {
+    "scheduling_policy": "fcfs",
+    "max_num_active_seqs": None,
+    "pipeline_parallel_size": 1,
+    "max_loras": None,
+    "long_prefill_token_threshold": 0,
+    "long_prefill_token_threshold_adaptive": False,
+    "prefill_schedule_interval": 1,
+    "watermark": 0.0,
+}
 _LEAST = {
     "max_prefill_tokens": 1,
     "prefill_max_requests": 1,
@@ -75,6 +86,13 @@ def bounds(replica: Replica, requests: Requests) -> tuple[IntColumn, NDArray[np.
     return most, np.where(refused, 0, ends - isl).astype(np.int32)
 
 
+def ranks(requests: Requests) -> NDArray[np.int32]:
+    """Number the priorities, the soonest 0."""
+    if requests.priority is None:
+        return np.zeros(len(requests), np.int32)
+    return np.searchsorted(np.unique(requests.priority), requests.priority).astype(np.int32)
+
+
 def check_engine(replica: Replica) -> None:
     """Refuse settings that an engine other than vLLM would refuse, or that its policy here does not know.
 
@@ -93,11 +111,24 @@ def check_engine(replica: Replica) -> None:
         _check_own(settings)
 
 
+def check_columns(requests: Requests, settings: EngineSettings) -> None:
+    """Refuse what is asked of an engine other than vLLM and its policy here does not know.
+
+    Raises:
+        InputError: naming the column.
+    """
+    if settings.engine == "vllm":
+        return
+    held = requests.hold_s is not None and not np.isnan(requests.hold_s).all()
+    if held or (requests.remote_prefill is not None and requests.remote_prefill.any()):
+        raise InputError("known for vllm alone", file="requests", place="hold_s" if held else "remote_prefill")
+
+
 def _check_common(replica: Replica, policy: Policy) -> None:
     settings = replica.settings
     if settings.async_scheduling and not policy.overlaps:
         raise _wrong("async_scheduling", f"{settings.engine} has one batch in flight; expected false")
-    for name, plain in (("scheduling_policy", "fcfs"), ("max_num_active_seqs", None), ("pipeline_parallel_size", 1)):
+    for name, plain in _OF_VLLM.items():
         if getattr(settings, name) != plain:
             raise _wrong(name, f"known for vllm alone; expected {plain}")
     for name in ("speculation", "kv_transfer"):

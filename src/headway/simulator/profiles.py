@@ -14,6 +14,7 @@ from headway.errors import InputError
 
 #: drafters that run on the target's hidden states, one token ahead
 READS_AHEAD = ("eagle", "eagle3", "mtp")
+METHODS = ("ngram", "draft_model", *READS_AHEAD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

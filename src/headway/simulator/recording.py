@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headway.simulator.checks import check_range, check_replica, check_requests
+from headway.simulator.checks import check_run
 from headway.simulator.records import Ending, Record, Step, Transfer
 from headway.simulator.stepped import Stepped
 
@@ -76,9 +76,7 @@ def record(requests: Requests, replica: Replica, ids: Sequence[str] | None = Non
     Raises:
         InputError: something given cannot be run; it names the column or the field.
     """
-    check_requests(requests)
-    check_replica(replica)
-    check_range(requests, replica)
+    check_run(requests, replica)
     recorder = Recorder(len(requests))
     run = Stepped(requests, replica, ids=ids, recorder=recorder)
     run.engines[0].run_all(run.columns["arrive_ps"], run.columns["state"])

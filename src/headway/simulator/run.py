@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headway.errors import InputError
-from headway.simulator.checks import LONGEST_PS, check_range, check_replica, check_requests
+from headway.simulator.checks import LONGEST_PS, check_run
 from headway.simulator.dispatch import jumpable
 from headway.simulator.itl import Gaps
 from headway.simulator.jumped import Jumped
@@ -59,9 +59,7 @@ def simulate(
     Raises:
         InputError: something given cannot be run; it names the column or the field.
     """
-    check_requests(requests)
-    check_replica(replica)
-    check_range(requests, replica)
+    check_run(requests, replica)
     if replicas < 1:
         raise InputError("expected at least 1", file="simulate", place="replicas")
     if record_series < 0:

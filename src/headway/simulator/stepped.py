@@ -8,7 +8,7 @@ import numpy as np
 
 from headway.simulator.itl import GapPart
 from headway.simulator.loading import load
-from headway.simulator.policies import bounds, new_engine
+from headway.simulator.policies import bounds, new_engine, ranks
 from headway.simulator.simulation import FAILED
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _given(requests: Requests, ids: Sequence[str] | None) -> dict[str, Any]:
         "arrive": np.rint(requests.arrive_s * _PS_PER_S).astype(np.int64),
         "isl": np.ascontiguousarray(requests.isl_tokens, np.int64),
         "osl": np.ascontiguousarray(requests.osl_tokens, np.int32),
-        "priority": _ints(requests.priority, count, 0),
+        "priority": ranks(requests),
         "rank": rank,
         "adapter": _ints(requests.adapter_id, count, -1),
         "remote": _ints(requests.remote_prefill, count, 0).astype(np.int8),

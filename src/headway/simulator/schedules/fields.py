@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headway.simulator.checks import KV_ROLES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -78,12 +80,10 @@ def _is_group(value: object) -> bool:
 def _are_arguments(value: object) -> bool:
     if not isinstance(value, dict):
         return False
-    transfer = value.get("kv_transfer_config", {"kv_role": _ROLES[0]})
-    return isinstance(transfer, dict) and transfer.get("kv_role") in _ROLES
+    transfer = value.get("kv_transfer_config", {"kv_role": KV_ROLES[0]})
+    return isinstance(transfer, dict) and transfer.get("kv_role") in KV_ROLES
 
 
-#: What `kv_transfer_config.kv_role` may be.
-_ROLES = ("kv_consumer", "kv_producer", "kv_both")
 _TEXT = Field("a text", lambda value: type(value) is str)
 _NAME = Field("a text that is not empty", lambda value: type(value) is str and value != "")
 _FLAG = Field("true or false", lambda value: type(value) is bool)
