@@ -10,6 +10,7 @@ import numpy as np
 from headway.errors import InputError, nearest
 from headway.simulator.checks import check_replica
 from headway.simulator.policies import POLICIES, check_engine
+from headway.simulator.profiles import READS_AHEAD, profile_of
 from headway.types import EngineSettings, KvGroup, KvTransfer, Replica, Speculation, StepTable
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ _SAME = (
 )
 #: Speculation that drafts from the text itself needs no KV; that with a model of its own a slot per request.
 _WITHOUT_KV, _WITH_SLOT = ("ngram",), ("draft_model",)
-#: vLLM keys an EAGLE block by the token after it, too, since this version.
-_LOOKAHEAD_SINCE = (0, 33)
 
 
 def replica_of(meta: Row, path: str | Path) -> Replica:
@@ -162,10 +161,9 @@ def implied(replica: Replica) -> Row:
 
 def _hash_lookahead_tokens(replica: Replica) -> int:
     settings, speculation = replica.settings, replica.speculation
-    version = tuple(int(part) for part in settings.version.split(".")[:2] if part.isdigit())
-    by_hidden_state = speculation is not None and speculation.method not in _WITHOUT_KV + _WITH_SLOT
+    reads_ahead = speculation is not None and speculation.method in READS_AHEAD
     caching = settings.enable_prefix_caching and replica.kv_transfer is None
-    return int(by_hidden_state and caching and version >= _LOOKAHEAD_SINCE)
+    return int(reads_ahead and caching and profile_of(settings.version).lookahead_hashes)
 
 
 def effective_of(replica: Replica) -> Row:
