@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from headway.api.pools import Choice
-from headway.api.simulations import simulate, taken
+from headway.api.simulations import simulate
 from headway.cli import main
 from headway.errors import InputError
 from headway.simulator import record
 from headway.simulator.schedules import Schedule, differences, read_schedule, written
-from headway.types import PrefixRuns, Requests
 
 SCENARIO = """\
 headway: 1
@@ -82,21 +80,3 @@ def test_a_folder_is_no_file(scenario: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written: Is a directory"):
         simulate(scenario, Choice(), requests=20, record=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [scenario.name]
-
-
-def test_requests_are_taken_with_their_columns_and_blocks() -> None:
-    requests = Requests(
-        arrive_s=np.array([0.0, 1.0, 2.0]),
-        isl_tokens=np.array([10, 11, 12]),
-        osl_tokens=np.array([3, 4, 5]),
-        prefix=PrefixRuns(
-            block_tokens=4, offsets=np.array([0, 1, 1, 3]), first_ids=np.array([7, 8, 3]), counts=np.array([1, 1, 2])
-        ),
-        priority=np.array([5, 6, 7]),
-    )
-    some = taken(requests, np.array([0, 2]))
-    assert some.arrive_s.tolist() == [0.0, 2.0]
-    assert some.priority is not None and some.priority.tolist() == [5, 7]
-    assert some.prefix is not None and some.prefix.offsets.tolist() == [0, 1, 3]
-    assert some.prefix.first_ids.tolist() == [7, 8, 3]
-    assert some.session_id is None

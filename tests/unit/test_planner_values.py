@@ -229,6 +229,7 @@ def test_the_head_of_requests_is_their_beginning_with_its_prefixes() -> None:
     assert len(cut) == 1
     assert cut.prefix is not None
     assert (cut.prefix.offsets.tolist(), cut.prefix.first_ids.tolist()) == ([0, 2], [1, 9])
+    assert len(head(requests([8, 8], [1, 1], runs), 5)) == 2
 
 
 def test_looking_ends_where_it_was_told_to() -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         Cost,
         Deployment,
         FloatColumn,
-        IntColumn,
         Metric,
         Outcome,
         Replica,
@@ -211,25 +210,15 @@ def write_first(path: str | Path, arriving: Requests, where: NDArray[np.int32], 
 
     from headway.simulator import record
     from headway.simulator.schedules import schedule_of, write_schedule
+    from headway.workload import take
 
     rows = np.flatnonzero(where == 0)
     about = f"{len(rows)} of {len(arriving)} requests, replica 0"
-    schedule = schedule_of(taken(arriving, rows), one, name=name, description=about)
+    schedule = schedule_of(take(arriving, rows), one, name=name, description=about)
     try:
         write_schedule(schedule, record(schedule.requests, one, schedule.ids), path)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", file=path) from None
-
-
-def taken(requests: Requests, rows: IntColumn) -> Requests:
-    """Return some of the requests, in the order of `rows`."""
-    from dataclasses import fields, replace
-
-    from headway.workload.prefixes import take_runs
-
-    given = {f.name: getattr(requests, f.name) for f in fields(requests) if f.name != "prefix"}
-    columns = {name: column[rows] for name, column in given.items() if column is not None}
-    return replace(requests, **columns, prefix=requests.prefix and take_runs(requests.prefix, rows))
 
 
 def _inside(arriving: Requests, latencies_s: Mapping[Metric, FloatColumn]) -> dict[Metric, FloatColumn]:

@@ -22,6 +22,7 @@ from headway.perf import replica as perf_replica
 from headway.simulator import ABORTED, FAILED, seconds, simulate
 from headway.workload import generate
 from headway.workload.arrivals import Modulated
+from headway.workload.selection import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -42,17 +43,8 @@ _HOPELESS = 8  # times the least possible number of replicas: more of them do no
 
 
 def head(requests: Requests, count: int) -> Requests:
-    """Return the first so many requests."""
-    columns = ("arrive_s", "isl_tokens", "osl_tokens", "session_id", "adapter_id", "tenant_id", "class_id", "priority")
-    cut = {name: column[:count] for name in columns if (column := getattr(requests, name)) is not None}
-    prefix = requests.prefix
-    if prefix is not None:
-        offsets = prefix.offsets[: count + 1]
-        runs = offsets[-1]
-        prefix = dataclasses.replace(
-            prefix, offsets=offsets, first_ids=prefix.first_ids[:runs], counts=prefix.counts[:runs]
-        )
-    return dataclasses.replace(requests, prefix=prefix, **cut)
+    """Return the first so many requests, all where there are fewer."""
+    return take(requests, np.arange(min(count, len(requests))))
 
 
 def at_mean_rate(requests: Requests, rate_per_s: float) -> Requests:

@@ -9,6 +9,7 @@
 Both give `headway.types.Requests`. From the bottom up: `distributions` (one quantity), `lengths` (two, joint),
 `arrivals` (time), `sessions` (turns), `blocks` (shared prefixes), `spec` (all of it as a noun), `synthesis` (drawing);
 `parse_lengths` and `parse_arrivals` read them from YAML, `profiles` and `section` put them together.
+`take` gives some of the requests.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _PUBLIC = {
     "profile": "profiles",
     "profile_names": "profiles",
     "spec_from_node": "section",
+    "take": "selection",
     # recorded traffic
     "Trace": "trace",
     "Description": "description",
