@@ -98,3 +98,13 @@ def test_all_that_is_no_module_is_packaged() -> None:
     built = {".py", ".pyc", ".so", ".pyd"}
     assert {path for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in built} == packaged
     assert any(path.suffix == ".pxd" for path in packaged), "the declarations that compiling needs"
+
+
+def test_constants_of_c_are_the_same_in_every_module() -> None:
+    declared: dict[str, set[str]] = {}
+    for path in (SOURCE / "simulator").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for name, value in re.findall(r"^([A-Z]\w*) = cython\.declare\([\w.]+, (.*?)\)", text, re.MULTILINE):
+            declared.setdefault(name, set()).add(value)
+    assert {"WAITING", "ENDED", "NEVER"} <= declared.keys()
+    assert not {name: values for name, values in declared.items() if len(values) > 1}

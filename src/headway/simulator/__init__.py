@@ -21,6 +21,7 @@ applies. Time is integer picoseconds.
     simulation  what `simulate` returns        itl         inter-token gaps and their exact quantiles
     records     what `record` returns          schedules   its file format: read, write, compare
     loading     compiled, or HEADWAY_INTERPRETED=1: the sources
+    arrays      the engines' columns
 
 core, stepping, its policies, server and fleet are compiled by Cython in pure-Python mode. The tests hold both engines
 to recorded schedules of the real scheduler and to a naive twin.

@@ -17,7 +17,7 @@ if cython.compiled:
     from cython.cimports.headway.simulator.server import Server
 else:
     from headway.simulator.server import Server  # noqa: TC001 - C takes the type from it
-from headway.simulator.stepping import _ints, _view
+from headway.simulator.arrays import ints, view
 
 COMPILED: bool = cython.compiled
 NEVER = cython.declare(cython.longlong, 1 << 62)
@@ -35,8 +35,8 @@ class Tournament:
 
     def __init__(self, count: int, number: int) -> None:
         self.leaves = 1 << (count - 1).bit_length()
-        self.number = _ints(self.leaves, NEVER, np.int64)
-        self.winner = _ints(2 * self.leaves)
+        self.number = ints(self.leaves, NEVER, np.int64)
+        self.winner = ints(2 * self.leaves)
         for leaf in range(self.leaves):
             self.winner[self.leaves + leaf] = leaf
         for node in range(self.leaves - 1, 0, -1):
@@ -106,23 +106,23 @@ class Fleet:
     def __init__(self, engines: list[Any], columns: dict[str, Any], window_ps: int, series: Any, prefixes: Any) -> None:
         """Set up; `prefixes` = (runs of the requests in blocks, labels of the runs, tokens of a block), or None."""
         self.engines, self.replicas = engines, len(engines)
-        self.arrive, self.isl = _view(columns["arrive_ps"]), _view(columns["isl_tokens"])
-        self.state = _view(columns["state"])
+        self.arrive, self.isl = view(columns["arrive_ps"]), view(columns["isl_tokens"])
+        self.state = view(columns["state"])
         self.ends = Tournament(len(engines), NEVER)
         self.loads, self.freedom = Tournament(len(engines), 0), Tournament(len(engines), 0)
-        self.window_ps, self.series, self.sampled = window_ps, _view(series), 0
+        self.window_ps, self.series, self.sampled = window_ps, view(series), 0
         self.by_prefix = prefixes is not None
         if prefixes is not None:
             runs, labels, self.tokens_per_block = prefixes
-            self.offset, self.count, self.label = _view(runs[1]), _view(runs[3]), _view(labels)
-            self.sent_to, self.sent = _ints(len(labels), -1), _ints(len(labels), 0, np.int64)
+            self.offset, self.count, self.label = view(runs[1]), view(runs[3]), view(labels)
+            self.sent_to, self.sent = ints(len(labels), -1), ints(len(labels), 0, np.int64)
 
     def run(self, replica: Any, until: int, balance: bool) -> None:  # noqa: FBT001 - called once
         """Let everything happen up to `until`; `replica` holds the choices, filled in here where loads matter."""
         if balance or self.series.shape[0] > 0 or self.replicas == 1:
-            self._arrivals(_view(replica), until, balance)
+            self._arrivals(view(replica), until, balance)
         else:
-            self._one_by_one(_view(replica), until)
+            self._one_by_one(view(replica), until)
         index: cython.int
         for index in range(self.replicas):
             engine: Server = self.engines[index]
@@ -158,8 +158,8 @@ class Fleet:
     @cython.exceptval(-1)
     def _one_by_one(self, choice: cython.int[::1], until: cython.longlong) -> cython.int:
         """Let one replica after the other live through its requests: kinder to caches, where nobody looks at loads."""
-        heads: cython.int[::1] = _ints(self.replicas, -1)
-        after: cython.int[::1] = _ints(self.arrive.shape[0])
+        heads: cython.int[::1] = ints(self.replicas, -1)
+        after: cython.int[::1] = ints(self.arrive.shape[0])
         i: cython.longlong
         for i in range(self.arrive.shape[0] - 1, -1, -1):
             if self.state[i] != _FAILED and self.arrive[i] <= until:

@@ -20,7 +20,7 @@ if cython.compiled:
 else:
     from headway.simulator.radix import Contents
     from headway.simulator.stepping import Batch, Stepper, Table
-from headway.simulator.stepping import _ints
+from headway.simulator.arrays import ints
 from headway.types import LlamaCppSettings
 
 COMPILED: bool = cython.compiled
@@ -72,9 +72,9 @@ class LlamaCpp(Stepper):
         self.size, self.pool = settings.block_size, replica.num_gpu_blocks
         self.caching, self.similarity = settings.enable_prefix_caching, np.float32(own.slot_prompt_similarity)
         self.contents = Contents(runs)
-        self.occupied, self.fresh = _ints(self.slots, 0, np.int8), _ints(self.slots, 0, np.int8)
-        self.request, self.owner = _ints(self.slots, -1), _ints(self.slots)
-        self.length, self.last_used = _ints(self.slots, 0, np.int64), _ints(self.slots, -1, np.int64)
+        self.occupied, self.fresh = ints(self.slots, 0, np.int8), ints(self.slots, 0, np.int8)
+        self.request, self.owner = ints(self.slots, -1), ints(self.slots)
+        self.length, self.last_used = ints(self.slots, 0, np.int64), ints(self.slots, -1, np.int64)
         self.uses = 0
         self.tasks, self.deferred = deque(), deque()
 

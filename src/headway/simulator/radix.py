@@ -18,7 +18,7 @@ from typing import Any
 
 import cython
 
-from headway.simulator.stepping import _ints, _view
+from headway.simulator.arrays import ints, view
 
 COMPILED: bool = cython.compiled
 
@@ -30,9 +30,9 @@ class Contents:
     def __init__(self, runs: Any) -> None:
         """Take what `engine_runs(prefix, 1)` returns, or None."""
         self.known = runs is not None
-        self.offset = self.first = self.count = _ints(1, 0, "int64")
+        self.offset = self.first = self.count = ints(1, 0, "int64")
         if runs is not None:
-            self.offset, self.first, self.count = (_view(column) for column in runs[1:])
+            self.offset, self.first, self.count = (view(column) for column in runs[1:])
 
     @cython.cfunc
     @cython.exceptval(check=False)

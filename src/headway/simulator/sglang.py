@@ -19,7 +19,7 @@ if cython.compiled:
 else:
     from headway.simulator.radix import Contents, Node, Radix
     from headway.simulator.stepping import Batch, Line, Stepper, Table
-from headway.simulator.stepping import _grown, _ints
+from headway.simulator.arrays import grown, ints
 from headway.types import SglangSettings
 
 COMPILED: bool = cython.compiled
@@ -107,7 +107,7 @@ class Sglang(Stepper):
         self.ratio = self.first_ratio
         self.contents = Contents(runs)
         self.tree = Radix(self.contents, self.page, False)
-        self.held, self.shared, self.fresh = _ints(16, 0, np.int64), _ints(16, 0, np.int64), _ints(16, 0, np.int8)
+        self.held, self.shared, self.fresh = ints(16, 0, np.int64), ints(16, 0, np.int64), ints(16, 0, np.int8)
         self.ends = [self.tree.root] * 16
         self.spare_holders = list(range(15, -1, -1))
         self.line = Line(table, False)
@@ -138,7 +138,7 @@ class Sglang(Stepper):
         """Let a request hold its cached prefix."""
         if not self.spare_holders:
             size = self.held.shape[0]
-            self.held, self.shared, self.fresh = _grown(self.held), _grown(self.shared), _grown(self.fresh)
+            self.held, self.shared, self.fresh = grown(self.held), grown(self.shared), grown(self.fresh)
             self.ends += [self.tree.root] * size
             self.spare_holders = list(range(2 * size - 1, size - 1, -1))
         holder: cython.int = self.spare_holders.pop()

@@ -28,31 +28,25 @@ if cython.compiled:
     from cython.cimports.headway.simulator.server import Server
 else:
     from headway.simulator.server import Server
+from headway.simulator.arrays import grown, ints, view
 
 COMPILED: bool = cython.compiled
 NEVER = cython.declare(cython.longlong, 1 << 62)
-# what has become of a request
+# What has become of a request. Compiled, these are variables of C, which no other module can import: each declares
+# those it uses, and a test holds them to each other.
 WAITING = cython.declare(cython.schar, 0)
 RUNNING = cython.declare(cython.schar, 1)
 LOADING = cython.declare(cython.schar, 2)
 LOADED = cython.declare(cython.schar, 3)
 ENDED = cython.declare(cython.schar, 4)
-REFUSED = cython.declare(cython.schar, 2)  # simulation.FAILED
-
-
-def _view(array: Any) -> Any:
-    """Make an array's items plain integers where the engine runs interpreted."""
-    return memoryview(array)
-
-
-def _ints(count: int, fill: int = 0, dtype: Any = np.int32) -> Any:
-    return _view(np.full(count, fill, dtype))
-
-
-def _grown(old: Any, fill: int = 0) -> Any:
-    """Twice as long, the old part kept."""
-    array = np.asarray(old)
-    return _view(np.concatenate([array, np.full(max(len(array), 1), fill, array.dtype)]))
+# its state, as in `simulation`: FINISHED, FAILED, ABORTED
+FINISHED = cython.declare(cython.schar, 1)
+REFUSED = cython.declare(cython.schar, 2)
+ABORTED = cython.declare(cython.schar, 3)
+# why it ended
+BY_LENGTH = cython.declare(cython.schar, 1)
+BY_STOP = cython.declare(cython.schar, 2)
+BY_ABORT = cython.declare(cython.schar, 3)
 
 
 @cython.cclass
@@ -66,24 +60,24 @@ class Table:
 
     def __init__(self, given: dict[str, Any], found: dict[str, Any]) -> None:
         count = len(given["arrive"])
-        self.arrive, self.isl, self.osl = _view(given["arrive"]), _view(given["isl"]), _view(given["osl"])
-        self.most, self.priority, self.rank = _view(given["most"]), _view(given["priority"]), _view(given["rank"])
-        self.adapter, self.remote = _view(given["adapter"]), _view(given["remote"])
-        self.abort, self.hold = _view(given["abort"]), _view(given["hold"])
-        self.first, self.last, self.state = _view(found["first_ps"]), _view(found["last_ps"]), _view(found["state"])
-        self.outputs, self.ended = _view(found["output_tokens"]), _view(found["end_ps"])
-        self.cached, self.preempted = _view(found["cached_tokens"]), _view(found["preemptions"])
-        self.reason, self.delivered = _view(found["reason"]), _view(found["delivered"])
-        self.known = _view(np.array(given["isl"], np.int64))
-        self.computed = _ints(count, 0, np.int64)
-        self.placeholders, self.flying, self.spec = (_ints(count) for _ in range(3))
-        self.tries, self.epoch = _ints(count), _ints(count)
-        self.eligible = _ints(count, 0, np.int64)
-        self.status = _ints(count, 0, np.int8)
-        self.chunk = _ints(count, 0, np.int8)
-        self.spoke = _ints(count, -1, np.int64)
-        self.older, self.newer = _ints(count, -1), _ints(count, -1)
-        self.holder = _ints(count, -1)
+        self.arrive, self.isl, self.osl = view(given["arrive"]), view(given["isl"]), view(given["osl"])
+        self.most, self.priority, self.rank = view(given["most"]), view(given["priority"]), view(given["rank"])
+        self.adapter, self.remote = view(given["adapter"]), view(given["remote"])
+        self.abort, self.hold = view(given["abort"]), view(given["hold"])
+        self.first, self.last, self.state = view(found["first_ps"]), view(found["last_ps"]), view(found["state"])
+        self.outputs, self.ended = view(found["output_tokens"]), view(found["end_ps"])
+        self.cached, self.preempted = view(found["cached_tokens"]), view(found["preemptions"])
+        self.reason, self.delivered = view(found["reason"]), view(found["delivered"])
+        self.known = view(np.array(given["isl"], np.int64))
+        self.computed = ints(count, 0, np.int64)
+        self.placeholders, self.flying, self.spec = (ints(count) for _ in range(3))
+        self.tries, self.epoch = ints(count), ints(count)
+        self.eligible = ints(count, 0, np.int64)
+        self.status = ints(count, 0, np.int8)
+        self.chunk = ints(count, 0, np.int8)
+        self.spoke = ints(count, -1, np.int64)
+        self.older, self.newer = ints(count, -1), ints(count, -1)
+        self.holder = ints(count, -1)
 
 
 @cython.cclass
@@ -163,9 +157,9 @@ class Batch:
     """Who runs in one step, and with how many tokens."""
 
     def __init__(self) -> None:
-        self.request, self.tokens, self.drafts, self.accepted = (_ints(16) for _ in range(4))
-        self.epoch, self.before = _ints(16), _ints(16, 0, np.int64)
-        self.fresh, self.samples = _ints(16, 0, np.int8), _ints(16, 0, np.int8)
+        self.request, self.tokens, self.drafts, self.accepted = (ints(16) for _ in range(4))
+        self.epoch, self.before = ints(16), ints(16, 0, np.int64)
+        self.fresh, self.samples = ints(16, 0, np.int8), ints(16, 0, np.int8)
         self.clear()
 
     @cython.cfunc
@@ -185,10 +179,10 @@ class Batch:
         """Schedule so many tokens of a request, the drafts among them; `fresh`: it was admitted in this step."""
         i: cython.int = self.count
         if i == self.request.shape[0]:
-            self.request, self.tokens = _grown(self.request), _grown(self.tokens)
-            self.drafts, self.accepted = _grown(self.drafts), _grown(self.accepted)
-            self.epoch, self.before = _grown(self.epoch), _grown(self.before)
-            self.fresh, self.samples = _grown(self.fresh), _grown(self.samples)
+            self.request, self.tokens = grown(self.request), grown(self.tokens)
+            self.drafts, self.accepted = grown(self.drafts), grown(self.accepted)
+            self.epoch, self.before = grown(self.epoch), grown(self.before)
+            self.fresh, self.samples = grown(self.fresh), grown(self.samples)
         self.request[i] = request
         self.tokens[i] = tokens
         self.drafts[i] = drafts
@@ -234,14 +228,14 @@ class Stepper(Server):
         if self.stages > 1 and not settings.async_scheduling:
             self.depth = self.stages
         self.drafting = speculation.num_speculative_tokens if speculation is not None else 0
-        self.accepts = _view(np.array(speculation.accepted if speculation is not None else (0,), np.int32))
-        self.decode, self.mixed = _view(step.decode_ps), _view(step.mixed_ps)
+        self.accepts = view(np.array(speculation.accepted if speculation is not None else (0,), np.int32))
+        self.decode, self.mixed = view(step.decode_ps), view(step.mixed_ps)
         self.context_ps, self.pair_ps = step.context_ps_per_token, step.prefill_ps_per_pair
         self.sequence_ps, self.prefill_context_ps = step.sequence_ps, step.prefill_context_ps_per_token
         self.window_ps, self.window = step.window_ps_per_token, step.window_tokens
         self.record = record
         self.now, self.busy_until, self.popping = 0, 0, False
-        self.stage_end = _ints(self.stages, 0, np.int64)
+        self.stage_end = ints(self.stages, 0, np.int64)
         self.ring = [Batch() for _ in range(self.depth + 1)]
         self.ring_head = self.ring_size = 0
         self.calls = self.processed = 0
@@ -365,8 +359,8 @@ class Stepper(Server):
 
     def run_all(self, arrivals: Any, states: Any) -> None:
         """Take in all requests that are not refused, in order of arrival, and live to the end."""
-        times: cython.longlong[::1] = _view(arrivals)
-        state: cython.schar[::1] = _view(states)
+        times: cython.longlong[::1] = view(arrivals)
+        state: cython.schar[::1] = view(states)
         request: cython.int
         for request in range(times.shape[0]):
             if state[request] != REFUSED:
@@ -429,7 +423,7 @@ class Stepper(Server):
         while self.aborts and -self.aborts[len(self.aborts) - 1][0] <= self.now:
             request: cython.int = -self.aborts.pop()[1]
             if self.table.status[request] != ENDED:
-                self.conclude(request, 3)
+                self.conclude(request, BY_ABORT)
         self.next_abort = -self.aborts[len(self.aborts) - 1][0] if self.aborts else NEVER
         return 0
 
@@ -583,8 +577,8 @@ class Stepper(Server):
         table: Table = self.table
         known: cython.longlong = table.known[request]
         if table.delivered[request] == table.osl[request] and known < table.most[request]:
-            return 2
-        return known >= table.most[request] or known >= self.max_model_len
+            return BY_STOP
+        return BY_LENGTH if known >= table.most[request] or known >= self.max_model_len else 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -617,7 +611,7 @@ class Stepper(Server):
     @cython.cfunc
     @cython.exceptval(-1)
     def conclude(self, request: cython.int, reason: cython.int) -> cython.int:
-        """Let a request end: 1 by length, 2 by a stop token, 3 because the client hung up."""
+        """Let a request end: BY_LENGTH, BY_STOP (a stop token) or BY_ABORT (the client hung up)."""
         table: Table = self.table
         self.unfinished -= 1
         self.flush = True
@@ -626,8 +620,8 @@ class Stepper(Server):
         table.status[request] = ENDED
         table.ended[request] = self.now
         table.last[request] = table.spoke[request]
-        table.state[request] = 3 if reason == 3 else 1
-        if reason == 3:
+        table.state[request] = ABORTED if reason == BY_ABORT else FINISHED
+        if reason == BY_ABORT:
             table.outputs[request] = table.delivered[request]
         return 0
 

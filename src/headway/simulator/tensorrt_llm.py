@@ -20,7 +20,7 @@ if cython.compiled:
 else:
     from headway.simulator.radix import Contents
     from headway.simulator.stepping import Batch, Stepper, Table
-from headway.simulator.stepping import _ints, _view
+from headway.simulator.arrays import ints, view
 from headway.types import TensorRtLlmSettings
 
 COMPILED: bool = cython.compiled
@@ -60,9 +60,9 @@ class Blocks:
     def __init__(self, number: int) -> None:
         self.free = self.end = number
         numbers = np.arange(number + 1, dtype=np.int32)
-        self.before, self.after = _view(np.roll(numbers, 1)), _view(np.roll(numbers, -1))
-        self.refs, self.parent, self.child = _ints(number), _ints(number, -1), _ints(number, -1)
-        self.older, self.younger = _ints(number, -1), _ints(number, -1)
+        self.before, self.after = view(np.roll(numbers, 1)), view(np.roll(numbers, -1))
+        self.refs, self.parent, self.child = ints(number), ints(number, -1), ints(number, -1)
+        self.older, self.younger = ints(number, -1), ints(number, -1)
         self.name, self.found = [None] * number, {}
 
     @cython.cfunc
@@ -182,8 +182,8 @@ class TensorRtLlm(Stepper):
         self.no_evict = own.capacity_scheduler_policy == "GUARANTEED_NO_EVICT"
         self.in_turn = own.context_chunking_policy == "FIRST_COME_FIRST_SERVED"
         self.contents, self.blocks = Contents(runs), Blocks(replica.num_gpu_blocks)
-        self.held, self.count = [[] for _ in range(self.max_batch_size)], _ints(self.max_batch_size)
-        self.prompt = _ints(self.max_batch_size, 0, np.int64)
+        self.held, self.count = [[] for _ in range(self.max_batch_size)], ints(self.max_batch_size)
+        self.prompt = ints(self.max_batch_size, 0, np.int64)
         self.drops_stale = True
         self.queue, self.active, self.slots = deque(), [], list(range(self.max_batch_size))
 

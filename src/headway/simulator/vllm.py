@@ -20,8 +20,8 @@ if cython.compiled:
     from cython.cimports.headway.simulator.stepping import Batch, Line, Stepper, Table
 else:
     from headway.simulator.stepping import Batch, Line, Stepper, Table
+from headway.simulator.arrays import grown, ints, view
 from headway.simulator.profiles import READS_AHEAD, profile_of
-from headway.simulator.stepping import _grown, _ints, _view
 
 COMPILED: bool = cython.compiled
 NEVER = cython.declare(cython.longlong, 1 << 62)
@@ -74,11 +74,11 @@ class Pool:
 
     def __init__(self, number: int, uncached_first: bool) -> None:  # noqa: FBT001 - a version's switch
         self.free, self.end, self.uncached_first = number, number, uncached_first
-        self.key, self.refs = _ints(number, -1, np.int64), _ints(number)
-        self.chain = _ints(number, -1)
+        self.key, self.refs = ints(number, -1, np.int64), ints(number)
+        self.chain = ints(number, -1)
         numbers = np.arange(number + 1, dtype=np.int32)
-        self.before, self.after = _view(np.roll(numbers, 1)), _view(np.roll(numbers, -1))
-        self.bucket = _ints(1 << max(4, min(24, number.bit_length())), -1)
+        self.before, self.after = view(np.roll(numbers, 1)), view(np.roll(numbers, -1))
+        self.bucket = ints(1 << max(4, min(24, number.bit_length())), -1)
 
     @cython.cfunc
     @cython.inline
@@ -284,10 +284,10 @@ class Vllm(Stepper):
         self.drop_last_hit = method in READS_AHEAD and not hashed_ahead
         self.deferring = transfer is not None and transfer.kv_role != "kv_producer" and self.depth > 1
         self.drops_stale = transfer is not None and transfer.kv_role != "kv_consumer"
-        self.order, self.under_way, self.deferred, self.writing = _ints(16), [], [], 0
+        self.order, self.under_way, self.deferred, self.writing = ints(16), [], [], 0
         self.line, self.holding = Line(table, self.priority), Line(table, self.priority)
         self.steps_since, self.capacity_bound = 1 << 40, False
-        self.aside, self.asides = _ints(len(table.isl), 0, np.int8), 0
+        self.aside, self.asides = ints(len(table.isl), 0, np.int8), 0
         self.lay_out(replica, profile, ids)
 
     def lay_out(self, replica: Any, profile: Any, ids: Any) -> None:
@@ -299,23 +299,23 @@ class Vllm(Stepper):
         # an admission asks a window group for what it holds at most: the window and what is in flight
         in_flight = self.depth * self.max_num_batched_tokens
         most = [-(-(window - 1 + in_flight) // size) + 1 if window else NEVER for window in windows]
-        self.windows, self.most = _view(np.array(windows, np.int64)), _view(np.array(most, np.int64))
-        self.contiguous = _view(np.array([-(-(window - 1) // size) if window else 0 for window in windows], np.int32))
+        self.windows, self.most = view(np.array(windows, np.int64)), view(np.array(most, np.int64))
+        self.contiguous = view(np.array([-(-(window - 1) // size) if window else 0 for window in windows], np.int32))
         # beyond its end a request may be in every batch in flight, before a stop token is seen
         longest = int(np.max(isl + osl, initial=1)) + self.lookahead + self.depth * (1 + self.drafting)
         width = min(longest + 1, self.max_model_len + 1) // size + 2
-        self.rows = _view(np.zeros((16 * self.groups, width), np.int32))
-        self.hits = _view(np.zeros((self.groups, width), np.int32))
-        self.count, self.named, self.gone = _ints(16), _ints(16), _ints(16 * self.groups)
+        self.rows = view(np.zeros((16 * self.groups, width), np.int32))
+        self.hits = view(np.zeros((self.groups, width), np.int32))
+        self.count, self.named, self.gone = ints(16), ints(16), ints(16 * self.groups)
         self.spare_holders = list(range(15, -1, -1))
-        self.junction = _ints(len(isl) if self.groups > 1 else 1)
+        self.junction = ints(len(isl) if self.groups > 1 else 1)
         self.hit = self.idle = 0
-        self.outside = _ints(self.groups)
+        self.outside = ints(self.groups)
         self.stride = 0
-        self.first_key = self.counts_of = self.offset = _ints(1, 0, np.int64)
+        self.first_key = self.counts_of = self.offset = ints(1, 0, np.int64)
         if ids is not None and self.caching:
             self.stride = ids[0]
-            self.offset, self.first_key, self.counts_of = (_view(column) for column in ids[1:])
+            self.offset, self.first_key, self.counts_of = (view(column) for column in ids[1:])
 
     # --- queues
 
@@ -333,7 +333,7 @@ class Vllm(Stepper):
         """Move a request to the end of running."""
         self.recall(request)
         if self.running == self.order.shape[0]:
-            self.order = _grown(self.order)
+            self.order = grown(self.order)
         self.order[self.running] = request
         self.running += 1
         self.table.status[request] = RUNNING
@@ -388,8 +388,8 @@ class Vllm(Stepper):
         if not self.spare_holders:
             size = self.count.shape[0]
             rows = np.asarray(self.rows)
-            self.rows = _view(np.concatenate([rows, np.zeros_like(rows)]))
-            self.count, self.named, self.gone = _grown(self.count), _grown(self.named), _grown(self.gone)
+            self.rows = view(np.concatenate([rows, np.zeros_like(rows)]))
+            self.count, self.named, self.gone = grown(self.count), grown(self.named), grown(self.gone)
             self.spare_holders = list(range(2 * size - 1, size - 1, -1))
         holder: cython.int = self.spare_holders.pop()
         self.table.holder[request] = holder
