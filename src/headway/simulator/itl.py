@@ -150,7 +150,8 @@ class _Segments(NamedTuple):
 
     def steps_upto(self, x_ps: int) -> IntColumn:
         """Return how many gaps of each segment are ≤ x."""
-        return np.minimum(np.maximum((x_ps - self.a) // self.d + 1, 0), self.k)
+        steps: IntColumn = np.minimum(np.maximum((x_ps - self.a) // self.d + 1, 0), self.k)
+        return steps
 
 
 def _ranked(parts: Sequence[GapPart], rank: int, low: int, high: int) -> int:
