@@ -45,7 +45,7 @@ def _speculation(schedule: Schedule) -> str:
 
 
 def _traffic(schedule: Schedule) -> Iterator[str]:
-    requests, totals = schedule.requests, schedule.meta["totals"]
+    requests, totals = schedule.requests, schedule.meta.get("totals", {})
     for value, words in (
         (requests.max_tokens is not None, "stop tokens"),
         (requests.abort_s is not None, "aborts"),

@@ -126,7 +126,7 @@ def unread(rows: Rows) -> tuple[str, ...]:
     asked = dict.fromkeys(name for row in rows.requests for name in row)
     parts = (
         ("effective", rows.meta["effective"], EFFECTIVE),
-        ("totals", rows.meta["totals"], TOTALS),
+        ("totals", rows.meta.get("totals", {}), TOTALS),
         ("req", asked, FIELDS["req"]),
     )
     return tuple(f"{part}.{name}" for part, row, known in parts for name in row if name not in known)

@@ -40,7 +40,7 @@ def written(schedule: Schedule, record: Record) -> Rows:
         "first_cached_tokens": sum(row["cached"] or 0 for row in results),
         "prompt_tokens": sum(row["plen"] for row in schedule.rows.requests),
     }
-    counts = {"n_requests": len(results), "n_steps": len(steps), "totals": schedule.meta["totals"] | totals}
+    counts = {"n_requests": len(results), "n_steps": len(steps), "totals": schedule.meta.get("totals", {}) | totals}
     transfers = tuple(pen.transfer(transfer) for transfer in record.transfers)
     return replace(schedule.rows, meta=schedule.meta | counts, steps=steps, transfers=transfers, results=results)
 
