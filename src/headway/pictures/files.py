@@ -72,9 +72,24 @@ def svg(figure: Figure) -> bytes:
     return _saved(figure, "svg", {"Date": None, "Creator": None}, dpi=_PIXELS_DPI)
 
 
+def _settle(figure: Figure) -> None:
+    """Lay a figure out and round where its panels are.
+
+    The last digits of the solver hang on addresses in memory, and the names of clip paths in an SVG on those digits.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(edge, 6) for edge in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
+
+
 def _saved(figure: Figure, form: str, metadata: dict[str, Any], **options: Any) -> bytes:
     stream = io.BytesIO()
     with drawing():
+        _settle(figure)
         figure.savefig(stream, format=form, metadata=metadata, **options)
     return stream.getvalue()
 
