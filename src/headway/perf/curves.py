@@ -117,7 +117,8 @@ def _multilinear(
 ) -> NDArray[np.float64]:
     """Return the weighted sum over the corners of each entry's cell."""
     if len(logs) == 1:
-        return np.interp(logs[0], log_grid[0], log_table)
+        line: NDArray[np.float64] = np.interp(logs[0], log_grid[0], log_table)
+        return line
     cells = [_cell(grid, values) for grid, values in zip(log_grid, logs, strict=True)]
     total = np.zeros(np.broadcast_shapes(*(values.shape for values in logs)))
     for corner in np.ndindex(*(2,) * len(cells)):

@@ -1,0 +1,114 @@
+"""Reduces thousands of timed shapes to a small grid: the best multilinear surface in the logarithms.
+
+The values at the grid points are fitted by least squares in log time, so that a curve reproduces the shapes between its
+points best, not those that happen to lie on one. Points that few rows reach follow their neighbours.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.perf.curves import Curve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from headway.types import Provenance
+
+    Column = NDArray[np.float64]
+
+SMOOTHNESS = 0.02  # weight of one difference of neighbours beside one row at a point
+HELD_OUT_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Timed kernels of one kind: shapes by axis, the roofline and the time of each, and what belongs together."""
+
+    axes: Mapping[str, Column]
+    roofline_s: Column
+    time_s: Column
+    group: NDArray[np.int64]  # rows that are held out together
+
+    def take(self, kept: NDArray[np.bool_]) -> Rows:
+        """Return some of the rows."""
+        axes = {name: values[kept] for name, values in self.axes.items()}
+        return Rows(axes=axes, roofline_s=self.roofline_s[kept], time_s=self.time_s[kept], group=self.group[kept])
+
+
+def reduce_rows(rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, origin: Provenance) -> Curve:
+    """Fit a curve to all rows, and state its error on rows that a fit to the others never saw."""
+    errors = np.concatenate([_held_out_error(rows, grid, fixed_s, origin, fold) for fold in range(HELD_OUT_FOLDS)])
+    return replace(
+        fit_curve(rows, grid, fixed_s, origin),
+        rows=len(rows.time_s),
+        error_median_frac=float(np.median(errors)),
+        error_p90_frac=float(np.quantile(errors, 0.9)),
+    )
+
+
+def _held_out_error(
+    rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, origin: Provenance, fold: int
+) -> Column:
+    held = rows.group % HELD_OUT_FOLDS == fold
+    if not held.any() or held.all():
+        return np.zeros(0)
+    fitted, others = fit_curve(rows.take(~held), grid, fixed_s, origin), rows.take(held)
+    error: Column = np.abs(fitted.time_s(others.roofline_s, **others.axes) / others.time_s - 1)
+    return error
+
+
+def fit_curve(rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, origin: Provenance) -> Curve:
+    """Fit the efficiencies at the grid points.
+
+    A row weighs by how much of its time depends on the efficiency: (1 − fixed / time)².
+    """
+    points = [np.array(values, dtype=float) for values in grid.values()]
+    busy_s = np.maximum(rows.time_s - fixed_s, 0.05 * rows.time_s)
+    log_efficiency = np.log(rows.roofline_s / busy_s)
+    weights = (busy_s / rows.time_s) ** 2
+    shape = tuple(len(values) for values in points)
+    matrix, vector = _smoothing(shape), np.zeros(np.prod(shape))
+    corners = _corners(points, [rows.axes[name] for name in grid])
+    for (index, share), (other, other_share) in itertools.product(corners, corners):
+        pairs = np.bincount(index * len(vector) + other, weights * share * other_share, minlength=matrix.size)
+        matrix += pairs.reshape(matrix.shape)
+    for index, share in corners:
+        vector += np.bincount(index, weights * share * log_efficiency, minlength=len(vector))
+    table = np.exp(np.linalg.solve(matrix, vector)).reshape(shape)
+    return Curve(axes=tuple(grid), grid=tuple(points), table=table, fixed_s=fixed_s, provenance=origin)
+
+
+def _corners(points: list[Column], columns: list[Column]) -> list[tuple[NDArray[np.int64], Column]]:
+    """Return (index into the flat table, share) of each corner of the cell each row lies in."""
+    cells = []
+    for values, column in zip(points, columns, strict=True):
+        place = np.interp(np.log(column), np.log(values), np.arange(len(values)))
+        lower = np.minimum(place.astype(np.int64), max(len(values) - 2, 0))
+        cells.append((lower, place - lower))
+    shape, found = tuple(len(values) for values in points), []
+    for corner in itertools.product((0, 1), repeat=len(points)):
+        index = [np.minimum(lower + up, size - 1) for up, (lower, _), size in zip(corner, cells, shape, strict=True)]
+        share = np.prod([part if up else 1 - part for up, (_, part) in zip(corner, cells, strict=True)], axis=0)
+        found.append((np.ravel_multi_index(index, shape), share))
+    return found
+
+
+def _smoothing(shape: tuple[int, ...]) -> Column:
+    """Return the penalty on differences of neighbours, so that every point is determined."""
+    flat = np.arange(np.prod(shape)).reshape(shape)
+    matrix = np.zeros((flat.size, flat.size))
+    for axis, size in enumerate(shape):
+        below = np.take(flat, range(size - 1), axis).ravel()
+        above = np.take(flat, range(1, size), axis).ravel()
+        np.add.at(matrix, (below, below), SMOOTHNESS)
+        np.add.at(matrix, (above, above), SMOOTHNESS)
+        np.add.at(matrix, (below, above), -SMOOTHNESS)
+        np.add.at(matrix, (above, below), -SMOOTHNESS)
+    return matrix

@@ -1,0 +1,54 @@
+"""Where the tables lie, whose they are, and what all reductions share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from headway.catalog import catalog
+from headway.types import Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headway.types import Accelerator
+
+OUT = Path(__file__).parents[2] / "src" / "headway" / "perf" / "data" / "curves"
+ORIGIN = Provenance(
+    source="aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), kernels timed by its collectors",
+    as_of="2026-11-21",
+)
+
+#: Directories of the tables, by name of our catalogue.
+ACCELERATORS = {
+    "a100_sxm": "a100-80-sxm",
+    "b200_sxm": "b200",
+    "b300_sxm": "b300",
+    "b60": "arc-b60",
+    "gb200": "gb200",
+    "gb300": "gb300",
+    "h100_sxm": "h100-sxm",
+    "h200_sxm": "h200-sxm",
+    "l40s": "l40s",
+    "rtx_pro_6000_server": "rtx-pro-6000",
+}
+ENGINES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
+
+
+def accelerator(name: str) -> Accelerator:
+    """Return the catalogue's entry, whose datasheet peaks the roofline is drawn with."""
+    return catalog.load().accelerator(name)
+
+
+def tables(root: Path, operator: str, file: str) -> Iterator[tuple[str, str, str, pl.DataFrame]]:
+    """Walk the tables of one operator: (accelerator of our catalogue, producer, version, rows), in a fixed order.
+
+    The producer is an engine as we name it, or a library such as nccl.
+    """
+    data = next(root.glob("**/systems/data"))
+    for path in sorted(data.glob(f"*/{operator}/*/*/{file}.parquet")):
+        system, _, producer, version = path.parts[-5:-1]
+        if system in ACCELERATORS:
+            yield ACCELERATORS[system], ENGINES.get(producer, producer), version, pl.read_parquet(path)
