@@ -8,7 +8,7 @@ engine. A mapping (by number format) is overlaid entry by entry.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from headway.types import Provenance
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from headway.perf.curves import Curve
     from headway.types import Accelerator
 
 _DATA = Path(__file__).parent / "data"
@@ -53,6 +54,7 @@ class Calibration:
     graph_bytes: float  # of capturing CUDA graphs at all
     graph_layer_bytes: float  # of one captured CUDA graph, per layer
     provenance: Mapping[str, Provenance]  # by field name: the layer that decided it
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # a user's own, which stand before ours (`curves.curve`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class _Layer:
 
 
 _MAPPINGS = ("gemm_compute_frac", "gemm_memory_frac", "attention_memory_frac")
-_CONSTANTS = tuple(f.name for f in fields(Calibration) if f.name != "provenance")
+_CONSTANTS = tuple(f.name for f in fields(Calibration) if f.name not in ("provenance", "curves"))
 
 
 def _value(name: str, node: Node) -> object:
