@@ -134,18 +134,19 @@ def _multilinear(
 def curve(operator: str, accelerator_name: str, *keys: str, extra: Mapping[str, Curve] | None = None) -> Curve | None:
     """Return the most particular curve there is, or None: then constants of `calibration` stand in.
 
+    Any of `extra` goes before all of ours: an engine's own kernel that we know says less than the user's device does.
+
     Args:
         operator: the name of its file in `data/curves`.
         accelerator_name: as the catalogue names it.
         keys: number formats, engine and so on, from general to particular; trailing ones may be unknown to the data.
         extra: curves that stand before ours (`read_curves`).
     """
-    stored = _stored(operator)
-    for length in range(len(keys), -1, -1):
-        name = "/".join((operator, accelerator_name, *keys[:length]))
-        for found in (extra or {}, stored):
-            if name in found:
-                return found[name]
+    names = ["/".join((operator, accelerator_name, *keys[:length])) for length in range(len(keys), -1, -1)]
+    for known in (extra or {}, _stored(operator)):
+        for name in names:
+            if name in known:
+                return known[name]
     return None
 
 
@@ -229,18 +230,25 @@ def _number(entry: dict[str, Any], key: str, default: float) -> float:
     return float(value)
 
 
-def write_curves(path: str | Path, curves: Mapping[str, Curve], origin: Provenance) -> None:
+def write_curves(
+    path: str | Path, curves: Mapping[str, Curve], origin: Provenance, about: Mapping[str, object] | None = None
+) -> None:
     """Write a file of curves: sorted, three significant digits, one row of the grid a line, the same bytes every time.
 
     Args:
         path: the file; it appears whole or not at all.
         curves: by name, `operator/accelerator/key…`; the note of each curve's provenance is kept.
         origin: source and date of them all.
+        about: what else is known of how they came to be, for people; nothing reads it.
     """
-    head = {"as_of": origin.as_of, "source": origin.source}
-    parts = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
     body = ",\n".join(f"    {json.dumps(name)}: {_curve_text(curves[name])}" for name in sorted(curves))
-    text = "{\n" + ",\n".join([parts[0], f'  "curves": {{\n{body}\n  }}', parts[1]]) + "\n}\n"
+    parts = {
+        "about": about and json.dumps(about, ensure_ascii=False, sort_keys=True),
+        "as_of": json.dumps(origin.as_of),
+        "curves": f"{{\n{body}\n  }}",
+        "source": json.dumps(origin.source, ensure_ascii=False),
+    }
+    text = "{\n" + ",\n".join(f'  "{key}": {value}' for key, value in parts.items() if value) + "\n}\n"
     whole = Path(path)
     part = whole.with_name(whole.name + ".part")
     part.write_text(text, encoding="utf-8")
