@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headway.reading import Node
     from headway.types import Provenance
 
-VENDORS = ("nvidia", "amd", "intel", "google", "aws", "cpu")
+VENDORS = ("nvidia", "amd", "intel", "google", "aws", "apple", "huawei", "cpu")
 #: compute formats a peak can be stated for; `bf16` stands for any 16-bit format
 COMPUTE_FORMATS = ("bf16", "fp8", "int8", "fp4")
 LINK_FIELDS = ("title", "bytes_per_s", "latency_s")
