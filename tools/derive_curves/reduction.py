@@ -42,6 +42,16 @@ class Rows:
         return Rows(axes=axes, roofline_s=self.roofline_s[kept], time_s=self.time_s[kept], group=self.group[kept])
 
 
+def join(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of all parts."""
+    return Rows(
+        axes={name: np.concatenate([part.axes[name] for part in parts]) for name in parts[0].axes},
+        roofline_s=np.concatenate([part.roofline_s for part in parts]),
+        time_s=np.concatenate([part.time_s for part in parts]),
+        group=np.concatenate([part.group for part in parts]),
+    )
+
+
 def reduce_rows(rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, origin: Provenance) -> Curve:
     """Fit a curve to all rows, and state its error on rows that a fit to the others never saw."""
     errors = np.concatenate([_held_out_error(rows, grid, fixed_s, origin, fold) for fold in range(HELD_OUT_FOLDS)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,19 @@ ACCELERATORS = {
     "rtx_pro_6000_server": "rtx-pro-6000",
 }
 ENGINES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
+#: L2 cache: NVIDIA's architecture whitepapers; B200 and B300 as their device queries report, Intel's for the B60.
+L2_BYTES = {
+    "a100-80-sxm": 40 << 20,
+    "arc-b60": 18 << 20,
+    "b200": 126 << 20,
+    "b300": 126 << 20,
+    "gb200": 126 << 20,
+    "gb300": 126 << 20,
+    "h100-sxm": 50 << 20,
+    "h200-sxm": 50 << 20,
+    "l40s": 96 << 20,
+    "rtx-pro-6000": 128 << 20,
+}
 
 
 def accelerator(name: str) -> Accelerator:
@@ -52,3 +66,13 @@ def tables(root: Path, operator: str, file: str) -> Iterator[tuple[str, str, str
         system, _, producer, version = path.parts[-5:-1]
         if system in ACCELERATORS:
             yield ACCELERATORS[system], ENGINES.get(producer, producer), version, pl.read_parquet(path)
+
+
+def newest(found: Iterator[tuple[str, str, str, pl.DataFrame]]) -> list[tuple[str, str, pl.DataFrame]]:
+    """Return (accelerator, producer, rows) of the newest version of each."""
+    best: dict[tuple[str, str], tuple[list[int], pl.DataFrame]] = {}
+    for name, producer, version, rows in found:
+        rank = [int(part) for part in re.findall(r"\d+", version)]
+        if rank > best.get((name, producer), ([], None))[0]:
+            best[name, producer] = rank, rows
+    return [(name, producer, rows) for (name, producer), (_, rows) in sorted(best.items())]

@@ -1,10 +1,9 @@
 """Every operator of one step on one GPU: FLOPs, bytes, and the time they take at achievable rates.
 
-    time = count · (fixed + overlap(compute, memory)) + communication
-    overlap(a, b) = (a⁴ + b⁴)^¼
+    time = count · (fixed + time of computing and moving, overlapping) + communication
 
-The exponent says how well compute hides memory traffic: ∞ is the textbook roofline, 1 no overlap at all. Fits to some
-12,000 GEMM shapes on each of H100 and H200 gave 3.3 and 4.5; 4 lies between and needs square roots alone.
+Matrices and collectives take it from measured curves where there are any (`gemm`, `links`), everything else from
+achieved fractions of the datasheet's peaks (`constants`).
 
 All quantities may be columns (one entry per batch), so that a table of steps is one evaluation. Token counts are those
 of one GPU: of one micro-batch of a pipeline and one rank of data-parallel attention.
@@ -13,7 +12,7 @@ of one GPU: of one micro-batch of a pipeline and one rank of data-parallel atten
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from headway.errors import InputError
 from headway.perf.constants import Calibration
 from headway.perf.constants import calibration as calibrated
 from headway.perf.formats import KV_BYTES, WEIGHT_BYTES, compute_format
+from headway.perf.gemm import matrix_time, overlap
 from headway.perf.shapes import (
     Experts,
     Matmul,
@@ -35,13 +35,9 @@ from headway.perf.shapes import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
+    from headway.perf.gemm import Column
     from headway.types import Pool
 
-Column: TypeAlias = "NDArray[np.float64] | float"
-
-_TILE = 64  # rows of a GEMM tile: a multiply is paid for in whole tiles
 _EXPERT_TILE = 16  # rows of the smallest tile of grouped GEMMs, the tensor core's own
 _BF16_BYTES = 2.0
 
@@ -142,13 +138,6 @@ def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
     )
 
 
-def overlap(compute_s: Column, memory_s: Column) -> Column:
-    """Return the time of compute and memory traffic that overlap imperfectly: at least the longer of the two."""
-    total: Column = np.square(np.square(compute_s)) + np.square(np.square(memory_s))
-    overlapped: Column = np.sqrt(np.sqrt(total))
-    return overlapped
-
-
 def route(on: Machine, gpus: int) -> Route:
     """Return the path a group of GPUs talks over: inside the scale-up domain, PCIe where there is none, or beyond."""
     accelerator, constants = on.pool.accelerator, on.calibration
@@ -174,31 +163,26 @@ def token_operators(on: Machine, tokens: Column) -> list[Operator]:
         on: the GPU.
         tokens: tokens of one share, padding included.
     """
-    tiled = _TILE * np.ceil(np.asarray(tokens) / _TILE)
-    found = [_gemm(on, matrix, tokens, tiled) for matrix in on.matmuls]
+    found = [_gemm(on, matrix, tokens) for matrix in on.matmuls]
     if on.experts:
         found.append(_experts(on, on.experts, tokens * on.pool.parallelism.dp))
     found += [_elementwise(on, tokens), _layer_overhead(on)]
     return found + _collectives(on, tokens)
 
 
-def _gemm(on: Machine, matrix: Matmul, rows: Column, tiled_rows: Column) -> Operator:
-    compute = compute_format(matrix.dtype, on.pool.accelerator)
-    bytes_per_s = on.hbm_bytes_per_s * on.calibration.gemm_memory_frac[matrix.dtype]
-    activations = matrix.count * (matrix.k + matrix.n) * _BF16_BYTES
-    compute_s = 2 * matrix.params / on.flops_per_s[compute] * tiled_rows
-    memory_s = matrix.weight_bytes / bytes_per_s + activations / bytes_per_s * rows
-    fixed_s = matrix.count * on.calibration.gemm_fixed_s
+def _gemm(on: Machine, matrix: Matmul, rows: Column) -> Operator:
+    accelerator, count = on.pool.accelerator, matrix.count
+    each = matrix_time(accelerator, on.pool.engine, on.calibration, matrix, rows)
     return Operator(
         name=matrix.name,
-        count=matrix.count,
+        count=count,
         flops=2 * matrix.params * rows,
-        moved_bytes=memory_s * bytes_per_s,
-        compute_s=compute_s,
-        memory_s=memory_s,
-        fixed_s=fixed_s,
-        time_s=fixed_s + overlap(compute_s, memory_s),
-        peak_flops_per_s=on.pool.accelerator.peak_flops_per_s[compute],
+        moved_bytes=matrix.weight_bytes + count * (matrix.k + matrix.n) * _BF16_BYTES * rows,
+        compute_s=count * each.compute_s,
+        memory_s=count * each.memory_s,
+        fixed_s=count * each.fixed_s,
+        time_s=count * each.time_s,
+        peak_flops_per_s=accelerator.peak_flops_per_s[compute_format(matrix.dtype, accelerator)],
     )
 
 
@@ -311,7 +295,7 @@ def sequence_operators(on: Machine, rows: Column) -> list[Operator]:
     logits_s = 2 * 4.0 * model.vocab_size / bytes_per_s * rows  # the sampler reads and writes them once, in fp32
     fixed_s = on.calibration.sequence_fixed_s * par.pp * rows
     found = [
-        _gemm(on, on.lm_head, rows, rows),
+        _gemm(on, on.lm_head, rows),
         Operator(name="sampler", count=1, moved_bytes=logits_s * bytes_per_s, memory_s=logits_s, time_s=logits_s),
         Operator(name="sequence overhead", count=1, fixed_s=fixed_s, time_s=fixed_s),
     ]
