@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.errors import InfeasibleError
 from headway.simulator import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from headway.simulator import Simulation
     from headway.types import FloatColumn, Replica
     from headway.validation.loads import Share
@@ -48,11 +47,15 @@ class Answers:
         return float(self.last_s.max() - self.sent_s.min())
 
 
-def answers(share: Share, found: Simulation, replica: Replica) -> Answers | None:
-    """Return what became of the requests; None where none was answered."""
+def answers(share: Share, found: Simulation, replica: Replica) -> Answers:
+    """Return what became of the requests that were answered.
+
+    Raises:
+        InfeasibleError: none was.
+    """
     kept = found.last_ps >= 0
     if not kept.any():
-        return None
+        raise InfeasibleError("no request could be served", binding="max_model_len or num_gpu_blocks")
     sent_s, first_s, last_s = (seconds(times)[kept] for times in (found.arrive_ps, found.first_ps, found.last_ps))
     tokens = found.output_tokens[kept].astype(np.float64)
     gaps = np.where(tokens > 1, tokens - 1, np.nan)
@@ -119,7 +122,7 @@ def _steady(number: int, clients: int | None) -> tuple[float, float]:
     return _STEADY if clients is None else (0.1, max(1 - clients / number, 0.2))
 
 
-def summary(values: FloatColumn, weights: FloatColumn) -> Mapping[str, float]:
+def summary(values: FloatColumn, weights: FloatColumn) -> dict[str, float]:
     """Return mean and percentiles by nearest rank, each value as often as its weight; NaN where there are none."""
     there = ~np.isnan(values)
     values, weights = values[there], weights[there]

@@ -1,8 +1,7 @@
 """Where on the load curve a replay ran: `low batch`, `middle` or `saturated`.
 
 * **saturated**: a replica had no room for all that was asked of it: requests were preempted, or those in flight took
-  `FULL_FRAC` of its seats or of its KV; or a stream was answered more slowly than it came; or all came at once and a
-  tenth of them did not fit.
+  `FULL_FRAC` of its seats or of its KV; or a stream was answered more slowly than it came.
 * **low batch**: a decode step of the mean batch takes less than `FLAT_FACTOR` times that of a single sequence: reading
   the weights is what a step waits for, and one more request costs next to nothing.
 * **middle**: between the two.
@@ -15,11 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
     from headway.simulator import Simulation
     from headway.types import Replica, StepTable
     from headway.validation.figures import Answers
-    from headway.validation.loads import Load, Share
+    from headway.validation.loads import Load
 
 Region = Literal["low batch", "middle", "saturated"]
 
@@ -44,20 +45,20 @@ class Occupancy:
         return max(min(self.in_flight, self.seats, self.in_flight / max(self.kv_frac, 1e-9)), 1.0)
 
 
-def occupancy(one: Answers, share: Share, load: Load, found: Simulation, replica: Replica) -> Occupancy:
+def occupancy(one: Answers, load: Load, found: Simulation, replica: Replica) -> Occupancy:
     """Return how full a replica was."""
     context = float(one.isl_tokens.mean() + one.output_tokens.mean() / 2)
     in_flight = float(one.e2e_s.sum()) / max(one.span_s, 1e-12)
     room = replica.num_gpu_blocks * replica.settings.block_size
     lasted_s = max(float(one.sent_s.max() - one.sent_s.min()), 1e-12)
-    behind = one.span_s / lasted_s - 1 if load.arrivals == "poisson" and len(share.requests) > 1 else 0.0
+    behind_s = one.span_s - lasted_s - float(np.median(one.e2e_s)) if load.arrivals == "poisson" else 0.0
     return Occupancy(
         in_flight=in_flight,
         seats=replica.settings.max_num_seqs,
         context_tokens=context,
         kv_frac=in_flight * context / max(room, 1),
         preemptions=found.counters.preemptions,
-        behind_frac=behind - float(one.e2e_s.min()) / lasted_s if behind else 0.0,
+        behind_frac=max(behind_s / lasted_s, 0.0),
     )
 
 
@@ -66,11 +67,12 @@ def region(where: Occupancy, step: StepTable) -> Region:
     full = max(where.in_flight / where.seats, where.kv_frac)
     if where.preemptions or full >= FULL_FRAC or where.behind_frac > 1 - FULL_FRAC:
         return "saturated"
-    one, many = (_decode_ps(step, sequences, where.context_tokens) for sequences in (1, round(where.batch)))
+    one, many = (decode_ps(step, sequences, where.context_tokens) for sequences in (1, round(where.batch)))
     return "low batch" if many < FLAT_FACTOR * one else "middle"
 
 
-def _decode_ps(step: StepTable, sequences: int, context_tokens: float) -> float:
+def decode_ps(step: StepTable, sequences: int, context_tokens: float) -> float:
+    """Return the time of a decode step of so many sequences of one context."""
     contexts = sequences * context_tokens
     window = min(contexts, sequences * step.window_tokens)
     attention = step.context_ps_per_token * contexts + step.window_ps_per_token * window
