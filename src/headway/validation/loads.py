@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headway.types import FloatColumn, IntColumn
 
 #: Output and prompt tokens a replay simulates at most; where a harness asked for more, a part stands for the whole.
-MOST_TOKENS = 3_000_000
+MOST_TOKENS = 2_000_000
 #: A prompt token costs the simulator far less than an output token: whole chunks are one step.
 _PROMPT_TOKENS_PER_OUTPUT_TOKEN = 50
 #: Of a closed loop at least so many times the clients, of a batch so many times the seats: one in the steady state.
