@@ -45,6 +45,7 @@ class Measurement:
     hardware: str
     engine: str
     engine_version: str = ""
+    params: str = ""  # as the table gives it: "47B-A13B"
     gpus: int | None = None
     tp: int | None = None
     pp: int | None = None

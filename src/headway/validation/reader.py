@@ -171,6 +171,7 @@ def _measurement(line: int, fields: Mapping[str, str]) -> Measurement:
         dp=_count(fields, "dp"),
         concurrency=_count(fields, "concurrency"),
         engine_version=fields.get("engine_version", ""),
+        params=fields.get("params", ""),
         weight_dtype=fields.get("weight_dtype", ""),
         kv_dtype=fields.get("kv_dtype", ""),
         features=fields.get("features", ""),
