@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from headway.errors import InfeasibleError
 from headway.perf import memory
@@ -236,7 +236,7 @@ def _load(row: Measurement, harness: Harness, said: list[Assumption]) -> Load:
     )
 
 
-def _arrivals(row: Measurement) -> str:
+def _arrivals(row: Measurement) -> Literal["closed", "poisson", "batch"]:
     if "static batch" in row.features or row.mode == "offline":
         return "batch"
     if row.mode in ("rate", "server") and (row.request_rate_per_s or row.mode == "rate"):

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from headway.catalog import load
 from headway.catalog.words import plain_mapping
@@ -146,52 +146,41 @@ def _framework(engine: str) -> dict[str, str]:
     return dict(names()["frameworks"].get(word, {}))
 
 
-#: the newest version of an engine by the month it was out; a row that states a date ran no newer one
-_RELEASES = {
-    "vllm": (
-        ("2023-06", "0.1.0"), ("2023-12", "0.2.6"), ("2024-05", "0.4.2"), ("2024-09", "0.6.1"), ("2024-11", "0.6.4"),
-        ("2025-02", "0.7.3"), ("2025-05", "0.8.5"), ("2025-07", "0.10.0"), ("2025-10", "0.11.0"), ("2025-12", "0.13.0"),
-        ("2026-01", "0.14.0"), ("2026-02", "0.15.1"), ("2026-03", "0.17.0"), ("2026-04", "0.19.1"), ("2026-05", "0.20.0"),
-    ),
-}  # fmt: skip
 _NUMBER = re.compile(r"(?<![\d.])v?(\d+\.\d+(?:\.\d+)?)")
 _VLLM_BUILD = re.compile(r"vllm[- ](\d+\.\d+\.\d+)", re.IGNORECASE)
-_DATE = re.compile(r"(20\d\d)(?:-(\d\d))?")
-_MEASURED_ON = re.compile(r"measured (20\d\d-\d\d)")
+_DATE = re.compile(r"(20\d\d)(-\d\d)?")
+_MEASURED_ON = re.compile(r"measured (20\d\d)(-\d\d)")
 
 
 def _version(row: Measurement, policy: str, said: list[Assumption]) -> str:
-    """Return the engine's own version number; other products' (Dynamo, TensorRT, CUDA) are none of it."""
+    """Return the engine's own version number; a date stands for the newest release before it.
+
+    TensorRT-LLM counts 1.x since 2025: smaller numbers are Dynamo's releases, TensorRT's and CUDA's are others again.
+    """
     text = row.engine_version
     if build := _VLLM_BUILD.search(text):
         return build[1]
-    if policy == "tensorrt-llm":
-        return _trtllm_version(text)
-    if dated := _DATE.match(text) or (None if _NUMBER.search(text) else _MEASURED_ON.search(row.note)):
-        month = dated[0] if len(dated[0]) == 7 else f"{dated[1][:4]}-06"
-        return _by_date(policy, month.removeprefix("measured "), said)
-    if number := _NUMBER.search(text):
+    dated, number = _DATE.match(text), _NUMBER.search(text)
+    own = number and not (policy == "tensorrt-llm" and (not number[1].startswith("1.") or "TensorRT" in text))
+    if own and not dated and number:
         return number[1]
+    if "TensorRT" in text:
+        return _newest(policy, "2024-07", said)  # TensorRT 9 and 10: MLPerf rounds of 2024 and 2025
+    if dated := dated or _MEASURED_ON.search(row.note):
+        return _newest(policy, dated[1] + (dated[2] or "-06"), said)
     said.append(
         Assumption(code="version_unknown", text=f"{row.engine} {text or 'of no stated version'}: the newest known")
     )
     return ""
 
 
-def _by_date(policy: str, month: str, said: list[Assumption]) -> str:
-    releases = [version for day, version in _RELEASES.get(policy, ()) if day <= month]
-    if not releases:
-        return ""
-    said.append(Assumption(code="version_by_date", text=f"{policy} {releases[-1]}, the newest of {month}"))
-    return releases[-1]
-
-
-def _trtllm_version(text: str) -> str:
-    """TensorRT-LLM counts 1.x since 2025; releases of Dynamo (0.5 to 0.8) carry 1.0 to 1.2, TensorRT 10 carries 0.x."""
-    if text.casefold().startswith("tensorrt") or "CUDA" in text:
-        return "0.20"
-    number = _NUMBER.search(text)
-    return number[1] if number and number[1].startswith("1.") else "1.2" if number else ""
+def _newest(policy: str, month: str, said: list[Assumption]) -> str:
+    """Return the newest release of that month, `2025-06`."""
+    releases = names()["releases"].get(policy, {})
+    version = next((number for day, number in reversed(releases.items()) if day <= month), "")
+    if version:
+        said.append(Assumption(code="version_by_date", text=f"{policy} {version}, the newest of {month}"))
+    return str(version)
 
 
 def weight_dtype_of(row: Measurement, model: Model, said: list[Assumption]) -> Dtype:
@@ -210,7 +199,7 @@ def weight_dtype_of(row: Measurement, model: Model, said: list[Assumption]) -> D
         return "fp8_block"
     if found == "nvfp4" and any(family.startswith(maker) for maker in names()["mxfp4_makers"]):
         return "mxfp4"
-    return found
+    return cast("Dtype", found)
 
 
 def _in_blocks(row: Measurement, model: Model, family: str) -> bool:

@@ -1,4 +1,4 @@
-"""The settings a row's server ran with: its command's, then the harness's, then the engine's defaults of that version."""
+"""The settings a row's server ran with: its command's, then the harness's, then its version's defaults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GIB = 1 << 30
 _V1, _ASYNC = (0, 8), (0, 14)
 #: vLLM V0: `max_num_seqs` 256; prompts are not cut up to a context of 32,768; a batch of 2,048 tokens or one context.
 _V0_SEQS, _V0_TOKENS, _V0_UNCUT = 256, 2048, 32768
-#: SGLang's `chunked_prefill_size` by memory (GiB), as in catalog/data/engines.yaml; most running requests, prefill tokens.
+#: SGLang's `chunked_prefill_size` by memory (GiB), as in catalog/data/engines.yaml; then requests and tokens.
 _SGLANG_CHUNKS = ((160, 16384), (60, 8192), (20, 4096), (0, 2048))
 _SGLANG_SEQS, _SGLANG_PREFILL = 2048, 16384
 #: TensorRT-LLM: `max_batch_size`, `max_num_tokens`.

@@ -1,4 +1,4 @@
-"""How a row's GPUs are spread: replicas of tp · pp · dp, experts over ep of them; prefill and decode apart or together."""
+"""How a row's GPUs are spread: replicas of tp · pp · dp, experts over ep; prefill and decode apart or together."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _possible(model: Model, tp: int, pp: int, dp: int, ep: int, said: list[Assum
     """Return the nearest spread the model's shape allows."""
     kv = model.num_key_value_heads
     divides = model.num_attention_heads % tp == 0 and (model.is_mla or kv % tp == 0 or tp % kv == 0)
-    if tp > _MOST_TP and model.is_moe or not divides:
+    if (tp > _MOST_TP and model.is_moe) or not divides:
         inner = 1 if model.is_moe else _divisor(model, tp)
         text = f"tp {tp} as attention data parallelism over {tp // inner} ranks: {model.num_attention_heads} heads"
         said.append(Assumption(code="tp_as_attention_dp", text=text))
