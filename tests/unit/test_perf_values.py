@@ -231,7 +231,7 @@ def test_decode_attention_reads_the_context_once() -> None:
     found = {op.name: op for op in step(a_pool(), Batch.of([1000, 3000])).operators}
     attention = found["decode attention"]
     assert attention.moved_bytes == 4000 * 131072
-    assert attention.time_s == pytest.approx(4000 * 131072 / (3.35e12 * 0.78))
+    assert attention.memory_s == attention.time_s > 4000 * 131072 / 3.35e12
     assert attention.bound == "memory"
 
 

@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.perf.operators import (
-    Machine,
-    Operator,
-    attention_rates,
+from headway.perf.attention import (
     decode_flops_per_token,
     expansion_flops_per_token,
     kv_bytes_per_layer,
-    machine,
     pair_flops,
-    sequence_operators,
-    token_operators,
+    prompt_bytes_per_token,
 )
+from headway.perf.operators import Machine, Operator, machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
 
 if TYPE_CHECKING:
@@ -153,14 +149,12 @@ def attention_operators(on: Machine, batch: Batch) -> list[Operator]:
     """Return attention over a ragged batch: decode and prefill, over full context and over windows."""
     full, window_layers = attention_layers(on.pool.model, on.pool.settings.max_model_len)
     window = on.pool.model.sliding_window
-    rates, contexts = attention_rates(on), batch.decode_contexts
+    rates, contexts = on.attention, batch.decode_contexts
     new, computed = batch.chunk_new, batch.chunk_computed
-    fixed_s = on.calibration.attention_fixed_s
     context = float(contexts.sum())
-    pairs = float((new * (2 * computed + new)).sum())
     found = [
         _decode_attention(on, "decode attention", full, context, rates.context_s_per_token),
-        _prefill_attention(on, full, pairs, float(computed.sum())),
+        _prefill_attention(on, full, batch),
     ]
     if window_layers:
         context = float(np.minimum(contexts, window).sum())
@@ -169,8 +163,7 @@ def attention_operators(on: Machine, batch: Batch) -> list[Operator]:
             _decode_attention(on, "decode attention (window)", window_layers, context, rates.window_s_per_token)
         )
         found.append(_window_prefill_attention(on, window_layers, window_pairs))
-    layers = full + window_layers
-    found.append(Operator(name="attention launch", count=layers, fixed_s=layers * fixed_s, time_s=layers * fixed_s))
+    found.append(Operator(name="attention launch", count=rates.layers, fixed_s=rates.launch_s, time_s=rates.launch_s))
     return [op for op in found if op.time_s]
 
 
@@ -184,47 +177,47 @@ def causal_window_pairs(new: IntColumn, computed: IntColumn, window: int) -> Int
 
 
 def _decode_attention(on: Machine, name: str, layers: int, context: float, rate_s: float) -> Operator:
-    constants, units = on.calibration, layers * context / on.shares
-    flops, moved = units * decode_flops_per_token(on), units * kv_bytes_per_layer(on)
+    units = layers * context / on.shares
+    flops, moved = units * decode_flops_per_token(on.pool), units * kv_bytes_per_layer(on.pool)
+    return _slowed(on, name, layers, flops, moved, rate_s * context)
+
+
+def _prefill_attention(on: Machine, layers: int, batch: Batch) -> Operator:
+    """Time prompts over full context, and what every token beside them takes (window layers too)."""
+    rates, new, computed = on.attention, batch.chunk_new, batch.chunk_computed
+    if not len(new):
+        return Operator(name="prefill attention", count=layers)
+    pairs, cached = float((new * (2 * computed + new)).sum()), float(computed.sum())
+    flops = layers / on.shares * (pairs * pair_flops(on.pool) + cached * expansion_flops_per_token(on.pool))
+    moved = layers / on.shares * cached * kv_bytes_per_layer(on.pool)
+    moved += rates.layers / on.shares * int(new.sum()) * prompt_bytes_per_token(on.pool)
+    time_s = rates.pair_s * pairs + rates.prefill_context_s_per_token * cached + rates.token_s * batch.tokens
+    return _slowed(on, "prefill attention", layers, flops, moved, time_s)
+
+
+def _window_prefill_attention(on: Machine, layers: int, pairs: float) -> Operator:
+    flops = layers * pairs / on.shares * pair_flops(on.pool)
+    return _slowed(on, "prefill attention (window)", layers, flops, 0.0, on.attention.window_pair_s * pairs)
+
+
+def _slowed(on: Machine, name: str, layers: int, flops: float, moved: float, time_s: float) -> Operator:
+    """Make an operator whose parts are its roofline's, stretched so that the longer one is its time.
+
+    What multiplies faster than the bf16 peak does so in fp8.
+    """
+    peaks = on.pool.accelerator.peak_flops_per_s
+    peak = peaks.get("fp8", on.bf16_flops_per_s) if flops > on.bf16_flops_per_s * time_s else on.bf16_flops_per_s
+    compute_s, memory_s = flops / peak, moved / on.hbm_bytes_per_s
+    stretch = time_s / max(compute_s, memory_s) if time_s else 0.0
     return Operator(
         name=name,
         count=layers,
         flops=flops,
         moved_bytes=moved,
-        compute_s=flops / (on.bf16_flops_per_s * constants.attention_compute_frac),
-        memory_s=moved / (on.hbm_bytes_per_s * constants.attention_memory_frac[on.pool.kv_dtype]),
-        time_s=rate_s * context,
-        peak_flops_per_s=on.bf16_flops_per_s,
-    )
-
-
-def _prefill_attention(on: Machine, layers: int, pairs: float, computed: float) -> Operator:
-    rates = attention_rates(on)
-    expansion = layers * computed / on.shares * expansion_flops_per_token(on)
-    moved = layers * computed / on.shares * kv_bytes_per_layer(on)
-    memory_s = moved / (on.hbm_bytes_per_s * on.calibration.attention_memory_frac[on.pool.kv_dtype])
-    time_s = rates.pair_s * pairs + rates.prefill_context_s_per_token * computed
-    return Operator(
-        name="prefill attention",
-        count=layers,
-        flops=layers * pairs / on.shares * pair_flops(on) + expansion,
-        moved_bytes=moved,
-        compute_s=time_s - memory_s,
-        memory_s=memory_s,
+        compute_s=compute_s * stretch,
+        memory_s=memory_s * stretch,
         time_s=time_s,
-        peak_flops_per_s=on.bf16_flops_per_s,
-    )
-
-
-def _window_prefill_attention(on: Machine, layers: int, pairs: float) -> Operator:
-    time_s = attention_rates(on).window_pair_s * pairs
-    return Operator(
-        name="prefill attention (window)",
-        count=layers,
-        flops=layers * pairs / on.shares * pair_flops(on),
-        compute_s=time_s,
-        time_s=time_s,
-        peak_flops_per_s=on.bf16_flops_per_s,
+        peak_flops_per_s=peak,
     )
 
 

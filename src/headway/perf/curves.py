@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from headway.types import FloatColumn
+    from headway.types import Accelerator, FloatColumn
 
 _DATA = Path(__file__).parent / "data" / "curves"
 _FIELDS = ("axes", "grid", "efficiency", "fixed_s", "rows", "error_median_frac", "error_p90_frac", "note")
@@ -148,6 +148,25 @@ def curve(operator: str, accelerator_name: str, *keys: str, extra: Mapping[str, 
             if name in known:
                 return known[name]
     return None
+
+
+#: Whose curves an accelerator takes that was not timed itself, by compute capability: one of the same architecture.
+_ARCHITECTURES = {
+    "8.0": "a100-80-sxm",
+    "8.9": "l40s",
+    "9.0": "h100-sxm",
+    "10.0": "b200",
+    "10.3": "b300",
+    "12.0": "rtx-pro-6000",
+}
+
+
+def stand_in(accelerator: Accelerator) -> str:
+    """Return whose curves stand in for those an accelerator lacks, or its own name where nobody's do.
+
+    Efficiencies carry over between cards of one architecture, times do not: the roofline stays the accelerator's own.
+    """
+    return _ARCHITECTURES.get(accelerator.compute_capability, accelerator.name)
 
 
 @cache

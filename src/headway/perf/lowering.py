@@ -21,7 +21,7 @@ from headway.perf.breakdown import host_time_s, launch_floor_s, pad_tokens
 from headway.perf.capacity import memory
 from headway.perf.constants import Calibration
 from headway.perf.constants import calibration as calibrated
-from headway.perf.operators import Machine, Operator, attention_rates, machine, sequence_operators, token_operators
+from headway.perf.operators import Machine, Operator, machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
 from headway.types import Replica, StepTable
 
@@ -42,14 +42,13 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
         InfeasibleError: the model cannot be spread that way.
     """
     on, settings = machine(pool, calibration), pool.settings
-    rates, window = attention_rates(on), _window(pool)
+    rates, window = on.attention, _window(pool)
     decodes = np.arange(settings.max_num_seqs + 1, dtype=np.int64)
     tokens = np.arange(settings.max_num_batched_tokens + 1, dtype=np.int64)
     head_s, head_sequence_s = _head_chord(on, settings.max_num_seqs)
-    window_token_s = 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
+    prompt_token_s = rates.token_s + 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
     decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
-    windows_s = window_token_s * tokens.astype(np.float64)
-    mixed_s = _busy_s(on, tokens, head_s + windows_s)
+    mixed_s = _busy_s(on, tokens, head_s + prompt_token_s * tokens.astype(np.float64))
     finish = np.maximum if settings.async_scheduling else np.add
     return StepTable(
         decode_ps=_table_ps(finish(decode_s, host_time_s(on))),
@@ -97,8 +96,7 @@ def _busy_s(on: Machine, tokens: IntColumn, extra_s: FloatColumn) -> FloatColumn
     distinct = padded[first]
     slices = np.array_split(distinct.astype(np.float64), -(-len(distinct) // _SLICE))
     linear_s = np.concatenate([_tokens_s(on, part) for part in slices])
-    layers = on.pool.model.full_attention_layers + on.pool.model.sliding_window_layers
-    gpu_s = linear_s[np.cumsum(first) - 1] + layers * on.calibration.attention_fixed_s + extra_s
+    gpu_s = linear_s[np.cumsum(first) - 1] + on.attention.launch_s + extra_s
     floor_s: FloatColumn = np.where(graph, 0.0, launch_floor_s(on))
     busy_s: FloatColumn = np.maximum(gpu_s, floor_s)
     return busy_s

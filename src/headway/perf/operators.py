@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headway.errors import InputError
+from headway.perf.attention import AttentionRates, attention_rates
 from headway.perf.constants import Calibration
 from headway.perf.constants import calibration as calibrated
-from headway.perf.formats import KV_BYTES, WEIGHT_BYTES, compute_format
+from headway.perf.formats import WEIGHT_BYTES, compute_format
 from headway.perf.gemm import matrix_time, overlap
 from headway.perf.shapes import (
     Experts,
     Matmul,
-    attention_layers,
     check_parallelism,
     experts,
-    kv_elements,
     lm_head,
     matmuls,
 )
@@ -79,17 +78,6 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionRates:
-    """Seconds attention takes per unit of work, all layers and stages, divided by the ranks that share a batch."""
-
-    context_s_per_token: float  # decode over layers with full attention
-    window_s_per_token: float
-    pair_s: float  # prefill, per unit of Σ m (2x + m)
-    window_pair_s: float
-    prefill_context_s_per_token: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """One GPU of a pool ready to be timed: the matrices it holds and the rates it reaches."""
 
@@ -98,6 +86,7 @@ class Machine:
     matmuls: tuple[Matmul, ...]
     lm_head: Matmul
     experts: Experts | None
+    attention: AttentionRates
     flops_per_s: Mapping[str, float]  # achieved in GEMMs, by compute format
     bf16_flops_per_s: float  # peak
     hbm_bytes_per_s: float  # peak
@@ -132,6 +121,7 @@ def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
         matmuls=tuple(matmuls(pool)),
         lm_head=lm_head(pool),
         experts=experts(pool),
+        attention=attention_rates(pool, constants),
         flops_per_s={name: peak * fracs[name] for name, peak in peaks.items() if name in fracs},
         bf16_flops_per_s=peaks["bf16"],
         hbm_bytes_per_s=pool.accelerator.hbm_bytes_per_s,
@@ -284,7 +274,7 @@ def _expert_exchange(on: Machine, layers: int, tokens: Column) -> Operator:
 
 
 def sequence_operators(on: Machine, rows: Column) -> list[Operator]:
-    """Return what depends on the number of sequences: the LM head, the sampler, the state of linear attention.
+    """Return what depends on the number of sequences: LM head, sampler, attention's own, state of linear attention.
 
     Args:
         on: the GPU.
@@ -294,9 +284,11 @@ def sequence_operators(on: Machine, rows: Column) -> list[Operator]:
     bytes_per_s = on.streaming_bytes_per_s
     logits_s = 2 * 4.0 * model.vocab_size / bytes_per_s * rows  # the sampler reads and writes them once, in fp32
     fixed_s = on.calibration.sequence_fixed_s * par.pp * rows
+    attention_s = on.attention.sequence_s * rows
     found = [
         _gemm(on, on.lm_head, rows),
         Operator(name="sampler", count=1, moved_bytes=logits_s * bytes_per_s, memory_s=logits_s, time_s=logits_s),
+        Operator(name="attention per sequence", count=on.attention.layers, fixed_s=attention_s, time_s=attention_s),
         Operator(name="sequence overhead", count=1, fixed_s=fixed_s, time_s=fixed_s),
     ]
     if model.linear_attention_layers:
@@ -307,69 +299,3 @@ def sequence_operators(on: Machine, rows: Column) -> list[Operator]:
             Operator(name="linear attention state", count=layers, moved_bytes=moved, memory_s=state_s, time_s=state_s)
         )
     return found
-
-
-# --- attention ---------------------------------------------------------------------------------------------------
-
-
-def decode_flops_per_token(on: Machine) -> float:
-    """Return FLOPs of one decode over one token of context in one layer (MLA in its absorbed form)."""
-    model = on.pool.model
-    heads = model.num_attention_heads / on.pool.parallelism.tp
-    if model.is_mla:
-        return 2 * heads * (2 * model.kv_lora_rank + model.qk_rope_head_dim)
-    return 4 * heads * model.head_dim
-
-
-def pair_flops(on: Machine) -> float:
-    """Return FLOPs of prefill attention per unit of m (2x + m) in one layer: twice the causal pairs."""
-    model = on.pool.model
-    heads = model.num_attention_heads / on.pool.parallelism.tp
-    if model.is_mla:
-        return heads * (model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim)
-    return 2 * heads * model.head_dim
-
-
-def kv_bytes_per_layer(on: Machine) -> float:
-    """Return KV bytes of one token in one attention layer on one GPU."""
-    return kv_elements(on.pool.model, on.pool.parallelism.tp) * KV_BYTES[on.pool.kv_dtype]
-
-
-def _context_s(on: Machine) -> tuple[float, float]:
-    """Return (compute, memory) seconds of one decode over one token of context in one layer."""
-    constants = on.calibration
-    return (
-        decode_flops_per_token(on) / (on.bf16_flops_per_s * constants.attention_compute_frac),
-        kv_bytes_per_layer(on) / (on.hbm_bytes_per_s * constants.attention_memory_frac[on.pool.kv_dtype]),
-    )
-
-
-def expansion_flops_per_token(on: Machine) -> float:
-    """Return FLOPs to widen one token of cached latent again for prefill, in one layer (MLA only)."""
-    model = on.pool.model
-    if not model.is_mla:
-        return 0.0
-    width = model.num_attention_heads / on.pool.parallelism.tp * (model.qk_nope_head_dim + model.v_head_dim)
-    return 2 * model.kv_lora_rank * width
-
-
-def attention_rates(on: Machine) -> AttentionRates:
-    """Return attention's seconds per unit of work; each is linear in it, so a batch enters by its sums alone.
-
-    Reading KV and multiplying are both proportional to the context, so the slower of the two is one rate. Prefill
-    multiplies at its own fraction of the bf16 peak and reads the cached context once, without overlap (MLA also widens
-    it again, at the bf16 rate). What a window layer reads of the cached context is left out: at most one window per
-    chunk.
-    """
-    full, window = attention_layers(on.pool.model, on.pool.settings.max_model_len)
-    compute_s, memory_s = _context_s(on)
-    slower_s = max(compute_s, memory_s)
-    pair_s = pair_flops(on) / (on.bf16_flops_per_s * on.calibration.prefill_attention_frac)
-    expansion_s = expansion_flops_per_token(on) / on.flops_per_s["bf16"]
-    return AttentionRates(
-        context_s_per_token=full * slower_s / on.shares,
-        window_s_per_token=window * slower_s / on.shares,
-        pair_s=full * pair_s / on.shares,
-        window_pair_s=window * pair_s / on.shares,
-        prefill_context_s_per_token=full * (memory_s + expansion_s) / on.shares,
-    )

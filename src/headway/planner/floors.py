@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.perf.operators import attention_rates, machine, sequence_operators, token_operators
+from headway.perf.operators import machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Floors:
         most_tokens = max(o.pool.settings.max_num_batched_tokens for o in options)
         most_seqs = max(o.pool.settings.max_num_seqs for o in options)
         on = machine(options[0].pool)
-        rates = attention_rates(on)
+        rates = on.attention
         # the step table has these in whole picoseconds, rounded; the floor of either is no more
         self.context_s, self.pair_s = _down(rates.context_s_per_token), _down(rates.pair_s)
         self._tokens = _grid(most_tokens)
@@ -59,7 +59,7 @@ class Floors:
         step_s = _step_s(on, np.concatenate([self._tokens, self._seqs]))
         head_s = _rows_s(on, np.concatenate([[1], self._seqs]) / on.shares)
         window = 2 * on.pool.model.sliding_window * rates.window_pair_s if _windowed(on) else 0.0
-        self.mixed_s = step_s[: len(self._tokens)] + head_s[0] + window * self._tokens
+        self.mixed_s = step_s[: len(self._tokens)] + head_s[0] + (window + rates.token_s) * self._tokens
         self.decode_s = step_s[len(self._tokens) :] + head_s[1:]
         self.least_s = float(min(self.decode_s[0], self.mixed_s[0]))
         self._least_per_decode_s = np.minimum.accumulate(self.decode_s / self._seqs)
@@ -138,12 +138,10 @@ def _windowed(on: Machine) -> bool:
 def _step_s(on: Machine, tokens: IntColumn) -> FloatColumn:
     """Return GPU time of the operators that see tokens alone, without padding."""
     share = -(-tokens // on.shares)
-    model = on.pool.model
-    layers = model.full_attention_layers + model.sliding_window_layers
     total = np.zeros(len(tokens))
     for operator in token_operators(on, share.astype(np.float64)):
         total += operator.time_s
-    return total + layers * on.calibration.attention_fixed_s
+    return total + on.attention.launch_s
 
 
 def _rows_s(on: Machine, rows: FloatColumn) -> FloatColumn:
