@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tools.derive_curves.tables import ORIGIN
 
 from headway.perf.curves import Curve
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from headway.types import Provenance
-
     Column = NDArray[np.float64]
 
+ENGINES_DIFFER_FRAC = 0.05  # engines none of which is off the pooled curve by more, at the median, share it
+FIXED_FRAC = 0.9
 SMOOTHNESS = 0.02  # weight of one difference of neighbours beside one row at a point
 HELD_OUT_FOLDS = 5
 
@@ -52,35 +53,52 @@ def join(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def reduce_rows(rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, origin: Provenance) -> Curve:
+def by_engine(key: str, engines: Mapping[str, Rows], grid: Mapping[str, Sequence[float]]) -> dict[str, Curve]:
+    """Return one curve over all engines, and one for each where some engine is materially off it."""
+    pooled = join(list(engines.values()))
+    found = {key: reduce_rows(pooled, grid)}
+    if len(engines) > 1 and any(_median_off(found[key], rows) > ENGINES_DIFFER_FRAC for rows in engines.values()):
+        found |= {f"{key}/{engine}": reduce_rows(rows, grid) for engine, rows in engines.items()}
+    return found
+
+
+def _median_off(pooled: Curve, rows: Rows) -> float:
+    off = rows.time_s / pooled.time_s(rows.roofline_s, **rows.axes)
+    return abs(float(np.median(off)) - 1)
+
+
+def fixed_s(rows: Rows) -> float:
+    """Return what of any time does not depend on the shape: most of what the shortest takes."""
+    return FIXED_FRAC * float(np.quantile(rows.time_s, 0.001))
+
+
+def reduce_rows(rows: Rows, grid: Mapping[str, Sequence[float]]) -> Curve:
     """Fit a curve to all rows, and state its error on rows that a fit to the others never saw."""
-    errors = np.concatenate([_held_out_error(rows, grid, fixed_s, origin, fold) for fold in range(HELD_OUT_FOLDS)])
+    errors = np.concatenate([_held_out_error(rows, grid, fold) for fold in range(HELD_OUT_FOLDS)])
     return replace(
-        fit_curve(rows, grid, fixed_s, origin),
+        fit_curve(rows, grid),
         rows=len(rows.time_s),
         error_median_frac=float(np.median(errors)),
         error_p90_frac=float(np.quantile(errors, 0.9)),
     )
 
 
-def _held_out_error(
-    rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, origin: Provenance, fold: int
-) -> Column:
+def _held_out_error(rows: Rows, grid: Mapping[str, Sequence[float]], fold: int) -> Column:
     held = rows.group % HELD_OUT_FOLDS == fold
     if not held.any() or held.all():
         return np.zeros(0)
-    fitted, others = fit_curve(rows.take(~held), grid, fixed_s, origin), rows.take(held)
+    fitted, others = fit_curve(rows.take(~held), grid), rows.take(held)
     error: Column = np.abs(fitted.time_s(others.roofline_s, **others.axes) / others.time_s - 1)
     return error
 
 
-def fit_curve(rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, origin: Provenance) -> Curve:
+def fit_curve(rows: Rows, grid: Mapping[str, Sequence[float]]) -> Curve:
     """Fit the efficiencies at the grid points.
 
     A row weighs by how much of its time depends on the efficiency: (1 − fixed / time)².
     """
     points = [np.array(values, dtype=float) for values in grid.values()]
-    busy_s = np.maximum(rows.time_s - fixed_s, 0.05 * rows.time_s)
+    busy_s = np.maximum(rows.time_s - fixed_s(rows), 0.05 * rows.time_s)
     log_efficiency = np.log(rows.roofline_s / busy_s)
     weights = (busy_s / rows.time_s) ** 2
     shape = tuple(len(values) for values in points)
@@ -92,7 +110,7 @@ def fit_curve(rows: Rows, grid: Mapping[str, Sequence[float]], fixed_s: float, o
     for index, share in corners:
         vector += np.bincount(index, weights * share * log_efficiency, minlength=len(vector))
     table = np.exp(np.linalg.solve(matrix, vector)).reshape(shape)
-    return Curve(axes=tuple(grid), grid=tuple(points), table=table, fixed_s=fixed_s, provenance=origin)
+    return Curve(axes=tuple(grid), grid=tuple(points), table=table, fixed_s=fixed_s(rows), provenance=ORIGIN)
 
 
 def _corners(points: list[Column], columns: list[Column]) -> list[tuple[NDArray[np.int64], Column]]:

@@ -131,6 +131,17 @@ def _multilinear(
     return total
 
 
+def rising(knots: FloatColumn, knots_s: FloatColumn, values: ArrayLike) -> NDArray[np.float64]:
+    """Return times at `values`, linear between knots and in proportion beyond the last; they never fall as work grows.
+
+    Where more work was timed faster, less is taken to be as fast: it could be padded.
+    """
+    floor_s = np.minimum.accumulate(knots_s[::-1])[::-1]
+    beyond = np.maximum(np.asarray(values) / knots[-1], 1.0)
+    time_s: NDArray[np.float64] = np.interp(np.asarray(values), knots, floor_s) * beyond
+    return time_s
+
+
 def curve(operator: str, accelerator_name: str, *keys: str, extra: Mapping[str, Curve] | None = None) -> Curve | None:
     """Return the most particular curve there is, or None: then constants of `calibration` stand in.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from headway.perf.curves import curve
+from headway.perf.curves import curve, rising
 from headway.perf.formats import WEIGHT_BYTES, compute_format
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from headway.perf.constants import Calibration
     from headway.perf.shapes import Matmul
-    from headway.types import Accelerator, Dtype, FloatColumn
+    from headway.types import Accelerator, Dtype
 
 Column: TypeAlias = "NDArray[np.float64] | float"
 
-#: Rows at which a curve is evaluated, four to an octave; linear between them.
+#: Rows at which a curve is evaluated beside its own grid, four to an octave; linear between them.
 _KNOTS = np.unique(np.round(np.geomspace(1, 32768, 61)))
 _BF16_BYTES = 2.0
 _TILE = 64  # rows of a GEMM tile: with constants alone, a multiply is paid for in whole tiles
@@ -60,21 +60,11 @@ def matrix_time(
         return _from_constants(accelerator, constants, matrix, rows)
     compute_s, memory_s = matrix_roofline_s(accelerator, matrix.dtype, matrix.n, matrix.k, rows)
     line = measured.at(n=matrix.n, k=matrix.k)
-    roofline_s = np.maximum(*matrix_roofline_s(accelerator, matrix.dtype, matrix.n, matrix.k, _KNOTS))
-    time_s = _rising(line.time_s(roofline_s, m=_KNOTS), rows)
+    knots = np.union1d(_KNOTS, line.grid[0])
+    roofline_s = np.maximum(*matrix_roofline_s(accelerator, matrix.dtype, matrix.n, matrix.k, knots))
+    time_s = rising(knots, line.time_s(roofline_s, m=knots), rows)
     slowdown = (time_s - line.fixed_s) / np.maximum(compute_s, memory_s)
     return MatrixTime(compute_s=compute_s * slowdown, memory_s=memory_s * slowdown, fixed_s=line.fixed_s, time_s=time_s)
-
-
-def _rising(knots_s: FloatColumn, rows: Column) -> FloatColumn:
-    """Return times that never fall as rows grow, in proportion to the rows beyond the last knot.
-
-    Where more rows were timed faster, fewer are taken to be as fast: they could be padded.
-    """
-    rising_s = np.minimum.accumulate(knots_s[::-1])[::-1]
-    beyond = np.maximum(np.asarray(rows) / _KNOTS[-1], 1.0)
-    time_s: FloatColumn = np.interp(rows, _KNOTS, rising_s) * beyond
-    return time_s
 
 
 def _from_constants(accelerator: Accelerator, constants: Calibration, matrix: Matmul, rows: Column) -> MatrixTime:
