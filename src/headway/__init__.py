@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headway.api.simulations import simulate
     from headway.api.steps import estimate
     from headway.api.traffic import workload_describe, workload_synthesize
+    from headway.api.validations import validate
     from headway.errors import EvidenceError, HeadwayError, InfeasibleError, InputError
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "scenario_check",
     "scenario_new",
     "simulate",
+    "validate",
     "workload_describe",
     "workload_synthesize",
 ]

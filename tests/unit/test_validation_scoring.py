@@ -24,7 +24,7 @@ def row(errors: dict[str, float | None], *, bands: float | None = None, **axes: 
         )
         for metric, error in errors.items()
     )
-    return RowScore(row="T1", line=2, group="g", fold=0, axes=axes, comparisons=comparisons)
+    return RowScore(row="T1", line=2, group="g", fold=0, gpus=2, axes=axes, comparisons=comparisons)
 
 
 def measured(**changes: object) -> Measurement:
@@ -112,42 +112,45 @@ def test_a_row_that_could_not_be_replayed_counts_in_the_slices_it_is_known_to_be
 # --- ranking ----------------------------------------------------------------------------------------------
 
 
-def ranked(values: list[tuple[float, float | None]], **changes: object) -> tuple[list[Measurement], list[RowScore]]:
+def ranked(
+    values: list[tuple[float, float | None]], gpus: int | None = 2, **changes: object
+) -> tuple[list[Measurement], list[RowScore]]:
     """Rows of a measured and a predicted throughput, 2 GPUs each."""
     rows = [measured(measured={"output_tokens_per_s": {"mean": one}}, **changes) for one, _ in values]
     scores = [
-        dataclasses.replace(row({}), predicted={} if p is None else {"output_tokens_per_s": {"mean": p}})
+        dataclasses.replace(row({}), gpus=gpus, predicted={} if p is None else {"output_tokens_per_s": {"mean": p}})
         for _, p in values
     ]
     return rows, scores
 
 
 def test_pairs_nearer_than_ten_percent_are_no_pairs() -> None:
-    found = rank(*ranked([(100.0, 1.0), (109.0, 0.5), (111.0, 2.0)]), gpus=[2, 2, 2]).any_load
+    found = rank(*ranked([(100.0, 1.0), (109.0, 0.5), (111.0, 2.0)])).any_load
     assert (found.pairs, found.called_frac) == (1, 1.0)
 
 
 def test_a_row_without_a_prediction_is_never_called_right() -> None:
-    found = rank(*ranked([(100.0, None), (200.0, 5.0)]), gpus=[2, 2]).any_load
+    found = rank(*ranked([(100.0, None), (200.0, 5.0)])).any_load
     assert (found.pairs, found.called_frac) == (1, 0.0)
 
 
 def test_it_is_per_gpu_and_rows_of_unknown_size_are_left_out() -> None:
-    values: list[tuple[float, float | None]] = [(100.0, 100.0), (150.0, 150.0), (1e3, 1.0)]
-    found = rank(*ranked(values), gpus=[1, 8, None]).any_load
+    sets = [ranked([(100.0, 100.0)], gpus=1), ranked([(150.0, 150.0)], gpus=8), ranked([(1e3, 1.0)], gpus=None)]
+    rows, scores = ([one for column in columns for one in column] for columns in zip(*sets, strict=True))
+    found = rank(rows, scores).any_load
     assert (found.pairs, found.called_frac) == (1, 1.0)  # 100 a GPU against 19
 
 
 def test_only_rows_of_one_publication_model_and_length_are_compared() -> None:
     one, other = ranked([(100.0, 1.0)]), ranked([(300.0, 2.0)], model="another")
-    found = rank(one[0] + other[0], one[1] + other[1], gpus=[1, 1])
+    found = rank(one[0] + other[0], one[1] + other[1])
     assert found.any_load.pairs == found.same_load.pairs == 0
     assert found.any_load.called_frac is None
 
 
 def test_the_same_load_is_the_same_concurrency_and_rate() -> None:
     one, other = ranked([(100.0, 1.0)]), ranked([(300.0, 2.0)], concurrency=8)
-    found = rank(one[0] + other[0], one[1] + other[1], gpus=[1, 1])
+    found = rank(one[0] + other[0], one[1] + other[1])
     assert (found.any_load.pairs, found.same_load.pairs) == (1, 0)
 
 

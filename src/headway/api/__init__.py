@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "simulate": "headway.api.simulations:simulate",
     "estimate": "headway.api.steps:estimate",
     "price": "headway.api.prices:price",
+    "validate": "headway.api.validations:validate",
     "workload describe": "headway.api.traffic:workload_describe",
     "workload synthesize": "headway.api.traffic:workload_synthesize",
     "catalog list": "headway.api.facts:catalog_list",

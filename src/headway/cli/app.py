@@ -69,6 +69,7 @@ app = LazyGroup(
         "simulate": "headway.cli.simulate:command",
         "estimate": "headway.cli.estimate:command",
         "price": "headway.cli.price:command",
+        "validate": "headway.cli.validate:command",
         "workload": "headway.cli.app:workload",
         "catalog": "headway.cli.app:catalog",
         "scenario": "headway.cli.app:scenario",

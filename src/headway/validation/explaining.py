@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from headway.perf import Calibration, StepBreakdown
     from headway.types import Pool
-    from headway.validation.loads import Load
+    from headway.validation.configuration import Configured
     from headway.validation.regions import Occupancy
     from headway.validation.scoring import Comparison, RowScore
 
@@ -56,22 +56,29 @@ def _factor(one: Comparison) -> float:
     return abs(math.log(one.predicted / one.measured)) if one.predicted else math.inf
 
 
-def parts(
-    metric: str, predicted: float, pool: Pool, load: Load, where: Occupancy, constants: Calibration
-) -> dict[str, float]:
+def parts(one: Comparison, pool: Pool, row: Configured, where: Occupancy, constants: Calibration) -> dict[str, float]:
     """Return what a predicted figure consists of, as shares of it, the largest first.
 
     TTFT: the front end, the prompt's own prefill operator by operator, and waiting. All else: a decode step of the
     mean batch operator by operator, and the prefills of others between its steps.
+
+    Args:
+        one: the figure; predicted.
+        pool: what it was made on.
+        row: the row's deployment and load.
+        where: how full a replica was.
+        constants: what the row was predicted with.
     """
-    if metric == "ttft_s":
-        alone = step(pool, Batch.of([], [(max(round(load.isl_tokens.mean) - load.prefix_tokens, 1), 0)]), constants)
-        own = _times(alone) | {"front end": constants.frontend_s}
-        return _shares(own, predicted, "waiting for others")
+    assert one.predicted
+    if one.metric == "ttft_s":
+        prompt = max(round(row.load.isl_tokens.mean) - row.load.prefix_tokens, 1)
+        times_s = _times(step(pool, Batch.of([], [(prompt, 0)]), constants)) | {"front end": constants.frontend_s}
+        return _shares(times_s, one.predicted, "waiting for others")
     batch = max(round(where.batch), 1)
-    alone = step(pool, Batch.of([round(where.context_tokens)] * batch), constants)
-    per_token_s = predicted if metric == "tpot_s" else pool.replicas * batch / max(predicted, 1e-12)
-    return _shares(_times(alone), per_token_s, "prefills of others")
+    times_s = _times(step(pool, Batch.of([round(where.context_tokens)] * batch), constants))
+    gpus = row.gpus if row.per_gpu else 1
+    whole_s = one.predicted if one.metric == "tpot_s" else pool.replicas * batch / (one.predicted * gpus)
+    return _shares(times_s, whole_s, "prefills of others")
 
 
 def _times(alone: StepBreakdown) -> dict[str, float]:

@@ -57,7 +57,7 @@ def answers(share: Share, found: Simulation, replica: Replica) -> Answers:
     if not kept.any():
         raise InfeasibleError("no request could be served", binding="max_model_len or num_gpu_blocks")
     sent_s, first_s, last_s = (seconds(times)[kept] for times in (found.arrive_ps, found.first_ps, found.last_ps))
-    tokens = found.output_tokens[kept].astype(np.float64)
+    tokens = found.output_tokens[kept].astype(np.float64) * share.tokens_per_step
     gaps = np.where(tokens > 1, tokens - 1, np.nan)
     return Answers(
         ttft_s=first_s - sent_s + replica.frontend_s,
@@ -123,13 +123,14 @@ def _steady(number: int, clients: int | None) -> tuple[float, float]:
 
 
 def summary(values: FloatColumn, weights: FloatColumn) -> dict[str, float]:
-    """Return mean and percentiles by nearest rank, each value as often as its weight; NaN where there are none."""
+    """Return mean, percentiles by nearest rank and max, each value as often as its weight; NaN where there are none."""
     there = ~np.isnan(values)
     values, weights = values[there], weights[there]
     if not len(values):
-        return dict.fromkeys(("mean", *_PERCENTILES), float("nan"))
+        return dict.fromkeys(("mean", *_PERCENTILES, "max"), float("nan"))
     order = np.argsort(values, kind="stable")
     upto = np.cumsum(weights[order])
     ranks = np.searchsorted(upto, np.array(list(_PERCENTILES.values())) * upto[-1] - 1e-9)
     at = values[order][np.minimum(ranks, len(values) - 1)]
-    return {"mean": float(np.average(values, weights=weights))} | dict(zip(_PERCENTILES, at.tolist(), strict=True))
+    percentiles = dict(zip(_PERCENTILES, at.tolist(), strict=True))
+    return {"mean": float(np.average(values, weights=weights)), **percentiles, "max": float(values.max())}

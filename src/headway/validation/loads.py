@@ -66,6 +66,7 @@ class Share:
     requests: Requests
     clients: int | None  # of a closed loop
     whole: int  # requests of its share; of them `requests` are simulated
+    tokens_per_step: float = 1.0  # output tokens that each token of `requests` stands for
 
 
 def seed_of(row: str) -> int:

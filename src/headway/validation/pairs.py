@@ -14,7 +14,7 @@ seats and KV, and as few prefill workers as keep up with them `KEEP_UP_FRAC` of 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +25,11 @@ from headway.simulator import simulate
 from headway.types import SglangSettings, StepTable
 from headway.validation.figures import answers, figures
 from headway.validation.loads import Lengths, share
-from headway.validation.regions import decode_ps, occupancy, region
-from headway.validation.replaying import Replay, ready
+from headway.validation.regions import decode_ps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from headway.types import Pool, Replica
     from headway.validation.figures import Figures
     from headway.validation.loads import Load
@@ -42,69 +43,60 @@ _ADMITTED = 32
 _PS_PER_S = 1e12
 
 
-def replay_pair(prefill: Pool, decode: Pool, load: Load, *, seed: int, fold: int | None, counted: bool) -> Replay:
-    """Replay a closed loop of a disaggregated deployment.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """What a decode pool has to know of its prefill pool."""
+
+    pools: tuple[Pool, Pool]  # their workers counted
+    wait_s: float  # from a client's request to its first decode, on average
+    moved_s: float  # of it, the transfer of the KV
+    prefilled: Figures  # of the prefill pool
+    assumed: tuple[str, ...] = ()
+
+
+def balance(
+    pools: Sequence[Pool], ones: Sequence[Replica], load: Load, *, seed: int, counted: bool, speed: float = 1.0
+) -> Paired:
+    """Find what requests spend before they decode.
 
     Args:
-        prefill: the prefill workers.
-        decode: the decode workers.
+        pools: prefill and decode.
+        ones: a replica of each.
         load: what was asked; a closed loop.
         seed: of what is drawn.
-        fold: constants fitted without it.
         counted: whether the pools' replicas are the row's own; otherwise they are chosen, as said above.
+        speed: output tokens of a step.
 
     Raises:
-        InfeasibleError: the model cannot be spread that way.
+        InfeasibleError: no request could be served.
         InputError: the simulator cannot run it.
     """
-    first, assumed = ready(prefill, load, fold)
-    second, more = ready(decode, load, fold)
+    (prefill, decode), (first, second) = pools, ones
+    steps = load.osl_tokens.mean / speed
+    assumed: tuple[str, ...] = ()
     if not counted:
-        prefill, decode = _sized(prefill, decode, first, second, load)
-        sizes = f"{prefill.replicas} prefill and {decode.replicas} decode workers: the row does not say"
-        assumed = (sizes, *assumed)
+        prefill, decode = _sized(prefill, decode, first, second, load, steps)
+        assumed = (f"{prefill.replicas} prefill and {decode.replicas} decode workers: the row does not say",)
     moved_s = _transfer_s(prefill, load)
-    wait_s, prefilled = _balanced(prefill, decode, first, second, load, moved_s, seed)
-    decoding = _decoding(second, load)
-    drawn = share(load, decode.replicas, decode.settings.max_num_seqs, seed)
-    found = simulate(drawn.requests, decoding, concurrency=drawn.clients, turnaround_s=wait_s)
-    became = answers(drawn, found, decoding)
-    where = occupancy(became, load, found, decoding)
-    known = figures(became, drawn, found, decode.replicas)
-    return Replay(
-        figures=_joined(known, prefilled, moved_s, wait_s),
-        region=region(where, second.step),
-        occupancy=where,
-        replica=second,
-        requests=len(drawn.requests),
-        gpus=prefill.gpus + decode.gpus,
-        assumed=(*assumed, *more),
-    )
-
-
-def _balanced(
-    prefill: Pool, decode: Pool, first: Replica, second: Replica, load: Load, moved_s: float, seed: int
-) -> tuple[float, Figures]:
-    """Return what a request spends before it decodes, on average, and the figures of the prefill pool."""
     prompts = replace(load, osl_tokens=Lengths(low=1, high=1))
     drawn = share(prompts, prefill.replicas, prefill.settings.max_num_seqs, seed)
     clients = max((load.concurrency or 1) / decode.replicas, 1.0)
-    sequences, known = clients, {}
-    wait_s = 0.0
+    known: Figures = {}
+    sequences, wait_s = clients, 0.0
     for _ in range(_TURNS):
-        decode_s = _decode_s(second, sequences, load)
+        decode_s = _decode_s(second, sequences, load, steps)
         found = simulate(drawn.requests, first, concurrency=drawn.clients, turnaround_s=decode_s + moved_s)
         known = figures(answers(drawn, found, first), drawn, found, prefill.replicas)
         wait_s = known["ttft_s"]["mean"] + moved_s
         sequences = max(clients * decode_s / (decode_s + wait_s), 1.0)
-    return wait_s, known
+    return Paired(pools=(prefill, decode), wait_s=wait_s, moved_s=moved_s, prefilled=known, assumed=assumed)
 
 
-def _decode_s(one: Replica, sequences: float, load: Load) -> float:
+def _decode_s(one: Replica, sequences: float, load: Load, steps: float) -> float:
     """Return how long a request decodes in a batch of so many, as far as there are seats."""
     batch = max(min(round(sequences), one.settings.max_num_seqs), 1)
     context = load.isl_tokens.mean + load.osl_tokens.mean / 2
-    return load.osl_tokens.mean * decode_ps(one.step, batch, context) / _PS_PER_S
+    return steps * decode_ps(one.step, batch, context) / _PS_PER_S
 
 
 def _prefill_s(one: Replica, load: Load) -> float:
@@ -115,13 +107,13 @@ def _prefill_s(one: Replica, load: Load) -> float:
     return (steps_ps + one.step.prefill_ps_per_pair * tokens * tokens) / _PS_PER_S
 
 
-def _sized(prefill: Pool, decode: Pool, first: Replica, second: Replica, load: Load) -> tuple[Pool, Pool]:
+def _sized(prefill: Pool, decode: Pool, first: Replica, second: Replica, load: Load, steps: float) -> tuple[Pool, Pool]:
     """Choose how many workers there are, as said above."""
     clients = load.concurrency or 1
     longest = load.isl_tokens.high + load.osl_tokens.high
     room = second.num_gpu_blocks * second.settings.block_size // longest
     workers = -(-clients // max(min(second.settings.max_num_seqs, room), 1))
-    rate_per_s = clients / _decode_s(second, clients / workers, load)
+    rate_per_s = clients / _decode_s(second, clients / workers, load, steps)
     keeping_up = -(-rate_per_s * _prefill_s(first, load) // KEEP_UP_FRAC)
     return replace(prefill, replicas=max(int(keeping_up), 1)), replace(decode, replicas=workers)
 
@@ -136,7 +128,7 @@ def _transfer_s(prefill: Pool, load: Load) -> float:
     return load.isl_tokens.mean * held_bytes / link_bytes_per_s
 
 
-def _decoding(one: Replica, load: Load) -> Replica:
+def decoding(one: Replica, load: Load) -> Replica:
     """Return a replica to which prompts come computed: they take their room, and ride along with the decodes.
 
     In an engine that runs prompts apart from decodes (SGLang), such a step takes no time at all.
@@ -158,8 +150,8 @@ def _decoding(one: Replica, load: Load) -> Replica:
     return replace(one, settings=settings, step=step)
 
 
-def _joined(known: Figures, prefilled: Figures, moved_s: float, wait_s: float) -> Figures:
+def joined(known: Figures, paired: Paired) -> Figures:
     """Return the decode pool's figures with the prefill pool's TTFT; a mean E2E is the sum of means."""
-    ttft = {name: value + moved_s for name, value in prefilled["ttft_s"].items()}
-    e2e = {name: value + wait_s for name, value in known["e2e_s"].items()}
+    ttft = {name: value + paired.moved_s for name, value in paired.prefilled["ttft_s"].items()}
+    e2e = {name: value + paired.wait_s for name, value in known["e2e_s"].items()}
     return known | {"ttft_s": ttft, "e2e_s": e2e}

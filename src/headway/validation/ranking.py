@@ -64,17 +64,16 @@ class _Ranked:
     predicted: float  # NaN: not predicted
 
 
-def rank(measurements: Sequence[Measurement], rows: Sequence[RowScore], gpus: Sequence[int | None]) -> Ranking:
+def rank(measurements: Sequence[Measurement], rows: Sequence[RowScore]) -> Ranking:
     """Score how often the better of two is called.
 
     Args:
         measurements: the rows of the table.
         rows: each replayed, in the same order.
-        gpus: of each; None where the row does not say.
     """
     return Ranking(
-        any_load=_pairs(measurements, rows, gpus, _asked),
-        same_load=_pairs(measurements, rows, gpus, lambda one: (*_asked(one), one.concurrency, one.request_rate_per_s)),
+        any_load=_pairs(measurements, rows, _asked),
+        same_load=_pairs(measurements, rows, lambda one: (*_asked(one), one.concurrency, one.request_rate_per_s)),
     )
 
 
@@ -85,12 +84,11 @@ def _asked(one: Measurement) -> tuple[Hashable, ...]:
 def _pairs(
     measurements: Sequence[Measurement],
     rows: Sequence[RowScore],
-    gpus: Sequence[int | None],
     key: Callable[[Measurement], Hashable],
 ) -> PairScore:
     members: dict[Hashable, list[_Ranked]] = {}
-    for one, row, count in zip(measurements, rows, gpus, strict=True):
-        ranked = _ranked(one, row, count)
+    for one, row in zip(measurements, rows, strict=True):
+        ranked = _ranked(one, row)
         if ranked is not None:
             members.setdefault(key(one), []).append(ranked)
     counts = [_called(group) for group in members.values() if len(group) > 1]
@@ -98,8 +96,8 @@ def _pairs(
     return PairScore(pairs=pairs, called_frac=called / pairs if pairs else None)
 
 
-def _ranked(one: Measurement, row: RowScore, gpus: int | None) -> _Ranked | None:
-    measured = throughput(one, one.measured)
+def _ranked(one: Measurement, row: RowScore) -> _Ranked | None:
+    measured, gpus = throughput(one, one.measured), row.gpus
     if measured is None or not gpus:
         return None
     predicted = throughput(one, row.predicted)

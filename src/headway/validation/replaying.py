@@ -1,29 +1,36 @@
-"""Replays one row as what it was: the deployment, asked as the harness asked, on the simulator.
+"""Replays a row as what it was: the deployment, asked as the harness asked, on the simulator.
 
-    found = replay(pools, load, seed=seed_of(row), fold=fold)
+    found = replay(configure(row, catalog), seed=seed_of(row.row), fold=row.fold)
     found.figures["ttft_s"]["p50"], found.region
 
 One replica is simulated with its share of the load; equal replicas do the same. A disaggregated deployment is two
 simulations that wait for each other (`pairs`).
+
+Drafts (MTP, EAGLE) are a step that verifies all of them and yields the tokens accepted: `tokens_per_step` of them, as
+the row's configuration assumes. Such a step computes 1 + k tokens of each sequence and, to draft, k more layers.
+
+A static batch, and a single stream of llama-bench, are told phase by phase: TTFT is the prompt phase of the whole
+batch, and output tokens per second are those of the decode phase.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from headway.errors import InfeasibleError
-from headway.perf import calibration, lower
+from headway.errors import EvidenceError
+from headway.perf import band, calibration, lower
 from headway.perf import replica as lowered
 from headway.simulator import simulate
-from headway.types import Replica
 from headway.validation.figures import Figures, answers, figures
-from headway.validation.loads import share
+from headway.validation.loads import Share, share
+from headway.validation.pairs import Paired, balance, decoding, joined
 from headway.validation.regions import Occupancy, Region, occupancy, region
 
 if TYPE_CHECKING:
     from headway.perf import Calibration
-    from headway.types import Pool
+    from headway.types import Pool, Replica, Speculation
+    from headway.validation.configuration import Configured
     from headway.validation.loads import Load
 
 
@@ -33,11 +40,9 @@ class Replay:
 
     figures: Figures
     region: Region
-    occupancy: Occupancy
-    replica: Replica  # what the decodes ran on
-    requests: int  # simulated
-    gpus: int
-    assumed: tuple[str, ...] = ()
+    occupancy: Occupancy  # of a replica that decodes
+    pools: tuple[Pool, ...]  # as replayed: their workers counted
+    assumed: tuple[str, ...] = ()  # beyond the configuration's assumptions
 
 
 def calibrated(pool: Pool, fold: int | None) -> Calibration:
@@ -51,49 +56,112 @@ def calibrated(pool: Pool, fold: int | None) -> Calibration:
     return calibration(pool.accelerator, pool.engine)
 
 
-def replay(pool: Pool, load: Load, *, seed: int, fold: int | None) -> Replay:
-    """Replay a deployment of equal replicas that do both prefill and decode.
+def banded(pool: Pool, metric: str, fold: int | None) -> tuple[float, float] | None:
+    """Return the edges of a metric's band as fractions of the prediction: the one place where bands are chosen.
+
+    Args:
+        pool: what is deployed.
+        metric: as a scorecard names it; a percentile has the band of its metric.
+        fold: residuals of this fold left out; None: of all rows.
+
+    Returns:
+        (low, high): the truth lies in value · (1 + low) … value · (1 + high); None where no residuals are known.
+    """
+    del fold  # the stored bands were learnt from no row of a table
+    name = metric if metric.endswith("_per_s") else metric.partition("_")[0]
+    try:
+        found = band(name, pool.accelerator, pool.engine, experts=pool.model.is_moe)
+    except EvidenceError:
+        return None
+    return found.low_frac, found.high_frac
+
+
+def replay(row: Configured, *, seed: int, fold: int | None) -> Replay:
+    """Replay a row.
+
+    Args:
+        row: what was deployed and asked.
+        seed: of what is drawn.
+        fold: constants fitted without it.
+
+    Raises:
+        InfeasibleError: the model cannot be spread that way, or no request could be served.
+        InputError: the simulator cannot run it.
+    """
+    load = row.load
+    ones = [ready(pool, load, row.speculation, fold) for pool in row.pools]
+    paired = _paired(row, ones, seed) if len(row.pools) > 1 else None
+    pools = paired.pools if paired else row.pools
+    pool, one = pools[-1], ones[-1]
+    running = decoding(one, load) if paired else one
+    drawn = _drawn(load, pool, row.speculation, seed)
+    wait_s = paired.wait_s if paired else 0.0
+    found = simulate(drawn.requests, running, concurrency=drawn.clients, turnaround_s=wait_s)
+    became = answers(drawn, found, running)
+    where = occupancy(became, load, found, running)
+    known = figures(became, drawn, found, pool.replicas)
+    return Replay(
+        figures=_as_told(joined(known, paired) if paired else known, row),
+        region=region(where, one.step),
+        occupancy=where,
+        pools=pools,
+        assumed=paired.assumed if paired else (),
+    )
+
+
+def ready(pool: Pool, load: Load, drafts: Speculation | None, fold: int | None) -> Replica:
+    """Return one replica as the simulator takes it; drafts change how long its steps take.
 
     Raises:
         InfeasibleError: the model cannot be spread that way.
-        InputError: the simulator cannot run it.
-    """
-    one, assumed = ready(pool, load, fold)
-    drawn = share(load, pool.replicas, pool.settings.max_num_seqs, seed)
-    found = simulate(drawn.requests, one, concurrency=drawn.clients)
-    became = answers(drawn, found, one)
-    where = occupancy(became, load, found, one)
-    return Replay(
-        figures=figures(became, drawn, found, pool.replicas),
-        region=region(where, one.step),
-        occupancy=where,
-        replica=one,
-        requests=len(drawn.requests),
-        gpus=pool.gpus,
-        assumed=assumed,
-    )
-
-
-def ready(pool: Pool, load: Load, fold: int | None) -> tuple[Replica, tuple[str, ...]]:
-    """Return one replica as the simulator takes it, and what had to be assumed.
-
-    What was measured did fit. Where the memory model says otherwise, there is KV for one of the longest requests per
-    client, and the row says so.
     """
     constants = calibrated(pool, fold)
     context = max(round(load.isl_tokens.mean + load.osl_tokens.mean / 2), 1)
-    try:
-        return lowered(pool, constants, context_tokens=context), ()
-    except InfeasibleError as error:
-        if error.binding != "hbm_bytes":
-            raise
-    longest = load.isl_tokens.high + load.osl_tokens.high
-    sequences = min(load.concurrency or pool.settings.max_num_seqs, pool.settings.max_num_seqs)
-    blocks = -(-longest // pool.settings.block_size) * max(sequences // pool.replicas, 1)
-    one = Replica(
-        settings=pool.settings,
-        step=lower(pool, constants),
-        num_gpu_blocks=blocks + 1,
-        frontend_s=constants.frontend_s,
+    one = lowered(pool, constants, context_tokens=context)
+    if drafts is None:
+        return one
+    width = 1 + drafts.num_speculative_tokens
+    seats, tokens = pool.settings.max_num_seqs * width, pool.settings.max_num_batched_tokens
+    wide = replace(pool.settings, max_num_seqs=seats, max_num_batched_tokens=max(seats, tokens))
+    step = lower(replace(pool, settings=wide), constants)
+    layers = 1 + drafts.num_speculative_tokens / pool.model.num_hidden_layers
+    longer = context / max(load.isl_tokens.mean + load.osl_tokens.mean / tokens_per_step(drafts) / 2, 1)
+    return replace(
+        one,
+        step=replace(
+            one.step,
+            decode_ps=(step.decode_ps[::width] * layers).astype(step.decode_ps.dtype),
+            context_ps_per_token=round(step.context_ps_per_token * longer),
+        ),
+        num_gpu_blocks=int(one.num_gpu_blocks / longer),
     )
-    return one, ("KV for one of the longest requests per client: by the memory model it does not fit",)
+
+
+def tokens_per_step(drafts: Speculation | None) -> float:
+    """Return the tokens a verification yields on average: the accepted drafts and one of its own."""
+    return 1.0 if drafts is None else 1 + sum(drafts.accepted) / len(drafts.accepted)
+
+
+def _drawn(load: Load, pool: Pool, drafts: Speculation | None, seed: int) -> Share:
+    drawn = share(load, pool.replicas, pool.settings.max_num_seqs, seed)
+    if drafts is None:
+        return drawn
+    steps = (drawn.requests.osl_tokens / tokens_per_step(drafts)).round().astype("int64").clip(min=1)
+    return replace(drawn, requests=replace(drawn.requests, osl_tokens=steps), tokens_per_step=tokens_per_step(drafts))
+
+
+def _paired(row: Configured, ones: list[Replica], seed: int) -> Paired:
+    counted = all(one.code != "workers_unknown" for one in row.assumptions)
+    return balance(row.pools, ones, row.load, seed=seed, counted=counted, speed=tokens_per_step(row.speculation))
+
+
+def _as_told(known: Figures, row: Configured) -> Figures:
+    """Return figures as the row tells them: of one GPU, or phase by phase."""
+    told = dict(known)
+    if row.static_batch:
+        told["ttft_s"] = dict.fromkeys(known["ttft_s"], known["ttft_s"]["max"])
+        told["output_tokens_per_s"] = {"mean": (row.load.concurrency or 1) / known["tpot_s"]["p50"]}
+    if row.per_gpu:
+        for metric in ("output_tokens_per_s", "total_tokens_per_s"):
+            told[metric] = {"mean": known[metric]["mean"] / row.gpus}
+    return told

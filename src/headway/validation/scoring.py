@@ -73,10 +73,12 @@ class RowScore:
     line: int
     group: str  # what a fit may only have whole: publication, hardware, engine and version
     fold: int  # it is predicted with constants fitted without this fold
+    gpus: int | None  # as the row says
     axes: Mapping[str, str]  # what it is counted under
     comparisons: tuple[Comparison, ...]
     refused: str = ""  # why it could not be predicted
     assumed: tuple[str, ...] = ()  # what the row does not say
+    codes: tuple[str, ...] = field(default=(), metadata={"document": False})  # of what is assumed, to be counted
     findings: tuple[str, ...] = ()  # what is wrong with it, by code
     predicted: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict, metadata={"document": False}
