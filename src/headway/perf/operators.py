@@ -22,6 +22,7 @@ from headway.perf.constants import Calibration
 from headway.perf.constants import calibration as calibrated
 from headway.perf.formats import WEIGHT_BYTES, compute_format
 from headway.perf.gemm import matrix_time, overlap
+from headway.perf.links import ranks_reached, transfer
 from headway.perf.shapes import (
     Experts,
     Matmul,
@@ -67,14 +68,6 @@ class Operator:
             "overhead": self.fixed_s,
         }
         return max(parts, key=lambda name: float(parts[name]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """A path between GPUs: fixed time of a transfer and the bandwidth reached, per GPU and direction."""
-
-    fixed_s: float
-    bytes_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,21 +118,6 @@ def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
         flops_per_s={name: peak * fracs[name] for name, peak in peaks.items() if name in fracs},
         bf16_flops_per_s=peaks["bf16"],
         hbm_bytes_per_s=pool.accelerator.hbm_bytes_per_s,
-    )
-
-
-def route(on: Machine, gpus: int) -> Route:
-    """Return the path a group of GPUs talks over: inside the scale-up domain, PCIe where there is none, or beyond."""
-    accelerator, constants = on.pool.accelerator, on.calibration
-    domain = accelerator.scale_up_gpus if accelerator.scale_up_gpus > 1 else accelerator.gpus_per_node
-    if gpus <= domain:
-        return Route(
-            fixed_s=constants.scale_up_fixed_s,
-            bytes_per_s=accelerator.scale_up_bytes_per_s * constants.scale_up_frac,
-        )
-    return Route(
-        fixed_s=constants.scale_out_fixed_s,
-        bytes_per_s=accelerator.scale_out_bytes_per_s * constants.scale_out_frac,
     )
 
 
@@ -226,13 +204,16 @@ def _layer_overhead(on: Machine) -> Operator:
 # --- what is sent ------------------------------------------------------------------------------------------
 
 
-def _transfer(name: str, count: float, sent: Column, path: Route) -> Operator:
-    communication_s = count * sent / path.bytes_per_s
-    fixed_s = count * path.fixed_s
+def _transfer(on: Machine, name: str, sent: Mapping[str, Column], gpus: int, count: float) -> Operator:
+    """Time `count` rounds of collectives, each by the bytes a GPU sends in it."""
+    pool, constants = on.pool, on.calibration
+    parts = [transfer(pool.accelerator, pool.engine, constants, kind, gpus, each) for kind, each in sent.items()]
+    communication_s = count * sum(part.communication_s for part in parts)
+    fixed_s = count * sum(part.fixed_s for part in parts)
     return Operator(
         name=name,
-        count=count,
-        sent_bytes=count * sent,
+        count=count * len(parts),
+        sent_bytes=count * sum(sent.values()),
         communication_s=communication_s,
         fixed_s=fixed_s,
         time_s=communication_s + fixed_s,
@@ -248,26 +229,25 @@ def _collectives(on: Machine, tokens: Column) -> list[Operator]:
         mixers = model.num_hidden_layers - model.other_layers
         reduced = mixers + model.dense_layers + model.moe_layers - spread_experts
         ring = 2 * (par.tp - 1) / par.tp
-        found.append(_transfer("all-reduce", reduced, ring * hidden, route(on, par.tp)))
+        found.append(_transfer(on, "all-reduce", {"all_reduce": ring * hidden}, par.tp, reduced))
     if spread_experts:
         found.append(_expert_exchange(on, spread_experts, tokens))
     if par.pp > 1:
-        found.append(_transfer("stage to stage", par.pp, hidden, route(on, par.gpus)))
+        found.append(_transfer(on, "stage to stage", {"send": hidden}, par.gpus, par.pp))
     return found
 
 
 def _expert_exchange(on: Machine, layers: int, tokens: Column) -> Operator:
     """Dispatch and combine between data-parallel ranks: to each distinct remote rank once, or a gather where ep = 1."""
     model, par = on.pool.model, on.pool.parallelism
-    group = par.tp * par.dp
+    group, wide = par.tp * par.dp, _BF16_BYTES * model.hidden_size * tokens
     if par.ep > 1:
-        ranks = par.ep
-        reached = ranks * (1 - (1 - 1 / ranks) ** model.num_experts_per_tok) * (ranks - 1) / ranks
         narrow = compute_format(on.pool.weight_dtype, on.pool.accelerator) in ("fp8", "fp4")
-        sent = model.hidden_size * reached * ((1.0 if narrow else _BF16_BYTES) + _BF16_BYTES) * tokens
-        return _transfer("dispatch, combine", 2 * layers, sent / 2, route(on, group))
-    sent = _BF16_BYTES * model.hidden_size * (par.dp - 1) * tokens
-    return _transfer("gather, scatter", 2 * layers, sent, route(on, group))
+        back = ranks_reached(par.ep, model.num_experts_per_tok) * wide
+        sent = {"dispatch": back / 2 if narrow else back, "combine": back}
+        return _transfer(on, "dispatch, combine", sent, group, layers)
+    gathered = (par.dp - 1) * wide
+    return _transfer(on, "gather, scatter", {"all_gather": gathered, "reduce_scatter": gathered}, group, layers)
 
 
 # --- what grows with the sequences of the step -----------------------------------------------------------------
