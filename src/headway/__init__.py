@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headway.api.calibrations import calibrate_ops
     from headway.api.documents import document, dumps
     from headway.api.facts import catalog_list, catalog_show
     from headway.api.plans import plan
@@ -48,6 +49,7 @@ __all__ = [
     "InfeasibleError",
     "InputError",
     "__version__",
+    "calibrate_ops",
     "catalog_list",
     "catalog_show",
     "document",

@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "estimate": "headway.api.steps:estimate",
     "price": "headway.api.prices:price",
     "validate": "headway.api.validations:validate",
+    "calibrate ops": "headway.api.calibrations:calibrate_ops",
     "workload describe": "headway.api.traffic:workload_describe",
     "workload synthesize": "headway.api.traffic:workload_synthesize",
     "catalog list": "headway.api.facts:catalog_list",

@@ -97,9 +97,9 @@ def _setting(name: str, text: str) -> object:
         raise InputError(f"{text!r} is no value for {name}", place="--set") from None
 
 
-def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+def duration(_context: click.Context, option: click.Parameter, text: str | None) -> float | None:
     """Read a time with its unit, as a callback of an option."""
-    return _quantity(text, "time", "--duration")
+    return _quantity(text, "time", option.opts[0])
 
 
 def _quantity(text: str | None, dimension: str, option: str) -> float | None:

@@ -10,7 +10,7 @@ time and memory for), `torch_bench` and `collectives` (kernels and clocks), `red
 rooflines of `perf`), `recording`. Everything but the two modules of kernels runs without torch.
 """
 
-from headway.probe.files import write_recording
+from headway.probe.files import check_writable, write_recording
 from headway.probe.naming import accelerator_of
 from headway.probe.recording import CurveSummary, Recorder, Recording, record
 from headway.probe.torch_bench import Device, TorchBench
@@ -22,6 +22,7 @@ __all__ = [
     "Recording",
     "TorchBench",
     "accelerator_of",
+    "check_writable",
     "record",
     "write_recording",
 ]

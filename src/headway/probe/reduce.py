@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +23,13 @@ from headway.perf.links import link_bytes_per_s
 from headway.probe import ops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import TypeVar
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from headway.probe.ops import Decode, Gemm, Prefill
     from headway.types import Accelerator, Provenance
 
-    Attention = TypeVar("Attention", Decode, Prefill)
     Floats = NDArray[np.float64]
     Point = tuple[int, ...]
 
@@ -107,8 +104,8 @@ def attention_curves(
     Raises:
         EvidenceError: too few shapes were timed at every head size.
     """
-    generation = _cells(decodes, partial(_decode_work, accelerator))
-    context = _cells(prefills, partial(_prefill_work, accelerator))
+    generation = _cells((shape.point, *_decode_work(accelerator, shape), time_s) for shape, time_s in decodes)
+    context = _cells((shape.point, *_prefill_work(accelerator, shape), time_s) for shape, time_s in prefills)
     fixed_s = float(np.median([fit(_columns(cell), cell.time_s)[0] for cell in generation.values()]))
     name = f"attention/{accelerator.name}"
     return _lines(f"{name}/sequence", f"{name}/decode", ("head_dim", "group"), generation, fixed_s, origin) | _lines(
@@ -125,13 +122,11 @@ def _prefill_work(accelerator: Accelerator, shape: Prefill) -> tuple[float, floa
     return shape.moved_bytes / accelerator.hbm_bytes_per_s, shape.flops / accelerator.peak_flops_per_s["bf16"]
 
 
-def _cells(
-    timed: Sequence[tuple[Attention, float]], work: Callable[[Attention], tuple[float, float]]
-) -> dict[Point, Cell]:
+def _cells(timed: Iterable[tuple[Point, float, float, float]]) -> dict[Point, Cell]:
     """Return the timings by point of the grid, of the head sizes that have enough at every point."""
     points: dict[Point, list[tuple[float, float, float]]] = {}
-    for point, row in [(shape.point, (*work(shape), time_s)) for shape, time_s in timed]:
-        points.setdefault(point, []).append(row)
+    for point, small_s, main_s, time_s in timed:
+        points.setdefault(point, []).append((small_s, main_s, time_s))
     lacking = {point[0] for point, rows in points.items() if len(rows) < ops.LEAST_SHAPES}
     columns = {point: np.array(rows).T for point, rows in sorted(points.items()) if point[0] not in lacking}
     if not columns:
