@@ -262,6 +262,8 @@ def difference(requests: Requests, replica: Replica, keywords: dict[str, Any]) -
         windows=(mine.series.window_ps, keywords["record_series"]) if mine.series else None,
         until_ps=until_ps,
         names=[f"{row:06}" for row in range(len(requests))],  # ties of priority and arrival: the order of the rows
+        concurrency=keywords.get("concurrency"),
+        turnaround_ps=round(keywords.get("turnaround_s", 0.0) * 1e12),
     )
     return next(_differences(mine, theirs), None), mine
 
@@ -269,6 +271,7 @@ def difference(requests: Requests, replica: Replica, keywords: dict[str, Any]) -
 def _differences(mine: Simulation, theirs: oracle.NaiveResult) -> Iterator[tuple[Any, ...]]:
     rows = theirs.rows
     columns = {
+        "arrive_ps": [row.arrive_ps for row in rows],
         "first_ps": [row.first_ps for row in rows],
         "last_ps": [row.last_ps for row in rows],
         "state": [2 if row.failed else int(row.finished) for row in rows],

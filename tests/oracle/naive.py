@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from clients import Clients
 from naive_engine import NaiveEngine
 from naive_rows import Row, make_rows
 
@@ -62,6 +63,42 @@ class NaiveResult:
         return Counter(after - before for row in self.rows for before, after in pairwise(row.delivered_ps))
 
 
+@dataclass(eq=False)
+class NaiveFleet:
+    engines: list[NaiveEngine]
+    router: NaiveRouter
+    clients: Clients
+    stride: int  # of the ids of an engine's blocks
+
+    def next_ps(self) -> int | None:
+        times = [engine.sleep.until_ps for engine in self.engines] + [self.clients.next_ps()]
+        return min((time for time in times if time is not None), default=None)
+
+    def live(self, now_ps: int) -> None:
+        """One instant: arrivals; ends of steps, and arrivals for which they free a client; calls of the schedulers."""
+        clients, engines = self.clients, self.engines
+        while clients.sends(now_ps, before_ends=True):
+            self.send(now_ps)
+        while any(engine.has_to_do(now_ps) for engine in engines) or clients.sends(now_ps, before_ends=False):
+            for engine in engines:
+                if engine.has_to_do(now_ps):
+                    engine.wake(now_ps)
+            while clients.sends(now_ps, before_ends=False):
+                self.send(now_ps)
+        for engine in engines:
+            if engine.sleep.is_halfway:
+                engine.wake(now_ps)
+
+    def send(self, now_ps: int) -> None:
+        row = self.clients.send(now_ps)
+        if row.failed:
+            self.clients.refused(now_ps)
+            return
+        self.clients.sent(row)
+        row.replica = self.router.pick(row, runs_of(row.ids, self.stride), self.engines)
+        self.engines[row.replica].arrivals.rows.append(row)
+
+
 def runs_of(keys: list[int], stride: int) -> list[tuple[int, int]]:
     runs: list[list[int]] = []
     for key in keys:
@@ -82,35 +119,31 @@ def naive(
     windows: tuple[int, int] | None = None,
     until_ps: int | None = None,
     names: Sequence[str] | None = None,
+    concurrency: int | None = None,
+    turnaround_ps: int = 0,
 ) -> NaiveResult:
     """Simulate; `choice` is given for the routers that look at no load; `windows` = (window_ps, how many)."""
     settings = replica.settings
     rows = make_rows(requests, replica, names)
-    engines = [NaiveEngine(replica) for _ in range(replicas)]
-    route = NaiveRouter(router, choice, settings.block_size)
     stride = 1 if requests.prefix is None else max(1, settings.block_size // requests.prefix.block_tokens)
+    fleet = NaiveFleet(
+        engines=[NaiveEngine(replica) for _ in range(replicas)],
+        router=NaiveRouter(router, choice, settings.block_size),
+        clients=Clients(rows, concurrency, turnaround_ps),
+        stride=stride,
+    )
     window_ps, number = windows or (0, 0)
     boundaries = deque((i + 1) * window_ps for i in range(number))
     samples: list[tuple[int, int, int, int]] = []
-    upcoming = deque(rows)
     while True:
-        ends = [engine.sleep.until_ps for engine in engines if engine.sleep.until_ps is not None]
-        now_ps = min(ends + [row.arrive_ps for row in upcoming if row is upcoming[0]], default=None)
+        now_ps = fleet.next_ps()
         while boundaries and (now_ps is None or boundaries[0] < now_ps):
-            samples.append(sample(engines, boundaries.popleft()))
+            samples.append(sample(fleet.engines, boundaries.popleft()))
         if now_ps is None or (until_ps is not None and now_ps > until_ps):
-            return NaiveResult(rows, engines, samples)
-        woken = set()
-        while upcoming and upcoming[0].arrive_ps == now_ps:
-            row = upcoming.popleft()
-            if row.failed:
-                continue
-            row.replica = route.pick(row, runs_of(row.ids, stride), engines)
-            engines[row.replica].arrivals.rows.append(row)
-            woken.add(row.replica)
-        for index, engine in enumerate(engines):
-            if engine.sleep.until_ps == now_ps or (engine.sleep.is_idle and index in woken):
-                engine.wake(now_ps)
+            for row in fleet.clients.rows if concurrency is not None else ():
+                row.arrive_ps = -1
+            return NaiveResult(rows, fleet.engines, samples)
+        fleet.live(now_ps)
 
 
 def record(requests: Requests, replica: Replica, names: Sequence[str] | None = None) -> Record:

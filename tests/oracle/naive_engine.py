@@ -34,10 +34,14 @@ class Flight:
 
 @dataclass(frozen=True)
 class Sleep:
-    """Nothing happens until then (None: for ever); an idle engine is woken by an arrival, a busy one is not."""
+    """Nothing happens until then (None: for ever); an idle engine is woken by an arrival, a busy one is not.
+
+    Half-way through an instant all that ends then has ended, and the scheduler has not been called.
+    """
 
     until_ps: int | None
-    is_idle: bool
+    is_idle: bool = False
+    is_halfway: bool = False
 
 
 @dataclass(eq=False)
@@ -72,6 +76,11 @@ class NaiveEngine:
         """Time spent stepping, that of batches under way included."""
         return self.busy_ps + sum(max(0, at_ps - flight.step["b_ps"]) for flight in self.flights if flight.batch.items)
 
+    def has_to_do(self, now_ps: int) -> bool:
+        """Whether something ends or begins here now, and it has not been woken for it."""
+        is_woken = self.sleep.is_idle and bool(self.arrivals.rows)
+        return is_woken or (self.sleep.until_ps == now_ps and not self.sleep.is_halfway)
+
     def wake(self, now_ps: int) -> None:
         self.now_ps = now_ps
         self.sleep = next(self.life)
@@ -83,28 +92,36 @@ class NaiveEngine:
         while True:
             self.deliver()
             if not self.scheduler.has_requests and not self.flights:
-                yield Sleep(None, is_idle=True)
+                yield from self.pass_time(Sleep(None, is_idle=True))
                 continue
             before_ps = self.now_ps
             did_something = yield from self.step()
             idle_calls = 0 if did_something or self.now_ps > before_ps else idle_calls + 1
             if idle_calls > 2 * self.scheduler.limits.in_flight + 2:
                 idle_calls = 0
-                yield Sleep(self.next_transfer_ps(), is_idle=True)
+                yield from self.pass_time(Sleep(self.next_transfer_ps(), is_idle=True))
+
+    def pass_time(self, sleep: Sleep) -> Iterator[Sleep]:
+        yield sleep
+        yield from self.hang_up()
 
     def deliver(self) -> None:
-        """Arrivals first, then hang-ups, each in order."""
         arrivals = self.arrivals
         while arrivals.rows:
             row = arrivals.rows.popleft()
             self.scheduler.add(row)
             if row.abort_ps is not None:
                 arrivals.aborts.append(row)
-        due = [row for row in arrivals.aborts if row.abort_ps <= self.now_ps]
+
+    def hang_up(self) -> Iterator[Sleep]:
+        """After arrivals and ends of steps, in order; clients freed now may send before the scheduler is called."""
+        self.deliver()
+        due = [row for row in self.arrivals.aborts if row.abort_ps <= self.now_ps]
         for row in sorted(due, key=lambda row: (row.abort_ps, row.number)):
-            arrivals.aborts.remove(row)
+            self.arrivals.aborts.remove(row)
             if row.state != "ended":
                 self.scheduler.end(row, "abort", self.now_ps)
+        yield Sleep(self.now_ps, is_halfway=True)
 
     def step(self) -> Iterator[Sleep]:
         """Schedule unless enough is in flight; else wait for the oldest batch. Return whether anything was done."""
@@ -118,9 +135,10 @@ class NaiveEngine:
         if self.flights:
             flight = self.flights[0]
             if flight.end_ps > self.now_ps:
-                yield Sleep(flight.end_ps, is_idle=False)
+                yield Sleep(flight.end_ps)
             self.flights.popleft()
             self.finish(flight)
+            yield from self.hang_up()
         return was_something
 
     # --- a batch --------------------------------------------------------------------------------------

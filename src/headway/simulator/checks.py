@@ -105,6 +105,24 @@ def _check_lengths(requests: Requests) -> None:
             _refuse((column < 1) | (column >= _MOST), name, "expected a length of 1 to 2^30 tokens")
 
 
+def check_clients(requests: Requests, concurrency: int | None, turnaround_s: float) -> None:
+    """Refuse a closed loop that cannot be run.
+
+    Raises:
+        InputError: naming the argument or the column.
+    """
+    if concurrency is None:
+        if turnaround_s:
+            raise InputError("expected concurrency with it", file="simulate", place="turnaround_s")
+        return
+    if concurrency < 1:
+        raise InputError("expected at least 1 client", file="simulate", place="concurrency")
+    if not 0 <= turnaround_s < LONGEST_PS / 2e12:
+        raise InputError(f"{turnaround_s} is not within 0 and 26 days", file="simulate", place="turnaround_s")
+    if requests.abort_s is not None and (bad := requests.abort_s - requests.arrive_s < 1e-12).any():
+        _refuse(bad, "abort_s", "at once; in a closed loop, expected later than the arrival")
+
+
 def _refuse(bad: NDArray[np.bool_], column: str, problem: str) -> NoReturn:
     raise InputError(problem, file="requests", place=f"{column}, row {int(np.argmax(bad))}")
 

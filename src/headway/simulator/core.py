@@ -1169,6 +1169,7 @@ class Engine(Server):
                 self._finish_due()
             if self.chunk >= 0:
                 self._speak()
+            self.k = 0  # who arrives before the next leg is decided has none to cut
         return 0
 
     @cython.cfunc
@@ -1326,6 +1327,8 @@ class Engine(Server):
         if self.t <= self.columns.until:
             self.columns.last[request] = self.t
             self.columns.state[request] = _FINISHED
+        if self.clients is not None:
+            self.clients.put(self.t)
         return 0
 
     @cython.cfunc

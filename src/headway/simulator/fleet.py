@@ -3,7 +3,7 @@
 """A fleet: arrivals, a router and replicas, whatever runs inside them.
 
 Tournament   which of some numbers is the least
-Fleet        requests in order of arrival, each to the replica its router says
+Fleet        requests in order of arrival, each to the replica its router says; in a closed loop, as clients free up
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import cython
 import numpy as np
 
 if cython.compiled:
-    from cython.cimports.headway.simulator.server import Server
+    from cython.cimports.headway.simulator.server import Clients, Server
 else:
-    from headway.simulator.server import Server  # noqa: TC001 - C takes the type from it
+    from headway.simulator.server import Clients, Server  # noqa: TC001 - C takes the types from it
 from headway.simulator.arrays import ints, view
 
 COMPILED: bool = cython.compiled
@@ -102,6 +102,14 @@ class Fleet:
     window_ps: cython.longlong
     series: cython.longlong[:, ::1]  # queue, running, blocks in use, busy_ps so far
     sampled: cython.longlong
+    # a closed loop
+    clients: Clients
+    due: cython.longlong[::1]  # no request is sent before
+    abort: cython.longlong[::1]  # when its client hangs up; empty where none does
+    following: cython.longlong  # the request sent next
+    at_hand: cython.int[::1]  # engines for whom a step has just ended, and who have not scheduled since
+    hands: cython.int
+    is_at_hand: cython.schar[::1]
 
     def __init__(self, engines: list[Any], columns: dict[str, Any], window_ps: int, series: Any, prefixes: Any) -> None:
         """Set up; `prefixes` = (runs of the requests in blocks, labels of the runs, tokens of a block), or None."""
@@ -128,6 +136,21 @@ class Fleet:
             engine: Server = self.engines[index]
             engine.advance(until + 1)
             engine.stop(until)
+
+    def run_closed(self, replica: Any, until: int, balance: bool, clients: Any, due: Any, abort: Any) -> int:  # noqa: FBT001 - called once
+        """As `run`, but each request is sent by a client that is free; return how many were."""
+        self.clients, self.due, self.abort = clients, view(due), view(abort)
+        self.following = self.hands = 0
+        self.at_hand, self.is_at_hand = ints(self.replicas), ints(self.replicas, 0, np.int8)
+        index: cython.int
+        for index in range(self.replicas):
+            engine: Server = self.engines[index]
+            engine.clients = self.clients
+        self._events(view(replica), until, balance)
+        for index in range(self.replicas):
+            engine = self.engines[index]
+            engine.stop(until)
+        return int(self.following)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -241,4 +264,85 @@ class Fleet:
             self.series[row, 3] += engine.busy_by(now)
             self._update(index)
         self.sampled = row + 1
+        return 0
+
+    # --- a closed loop
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _events(self, choice: cython.int[::1], until: cython.longlong, balance: cython.bint) -> cython.int:
+        """Go from instant to instant at which a request is sent or a replica has something to do."""
+        while True:
+            now: cython.longlong = min(self._next_sent(), self.ends.number[self.ends.first()])
+            if self.sampled < self.series.shape[0]:
+                self._sample_before(min(now, until + 1))
+            if now > until:
+                return 0
+            self._live(choice, now, balance)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _next_sent(self) -> cython.longlong:
+        """Return when the next request is sent, NEVER where no client is free or none is left."""
+        if self.following == self.due.shape[0]:
+            return NEVER
+        return max(self.due[self.following], self.clients.first())
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _live(self, choice: cython.int[::1], now: cython.longlong, balance: cython.bint) -> cython.int:
+        """All that happens at an instant: arrivals, ends, arrivals for which these free a client, and schedules."""
+        while self._next_sent() == now and (self.clients.turnaround > 0 or self.clients.first() < now):
+            self._send(choice, now, balance)
+        index: cython.int
+        while True:
+            while self.ends.number[self.ends.first()] == now:
+                index = self.ends.first()
+                engine: Server = self.engines[index]
+                engine.commit()
+                self.at_hand[self.hands] = index
+                self.hands += 1
+                self.is_at_hand[index] = True
+                self._look(index)
+            if self._next_sent() > now:
+                break
+            self._send(choice, now, balance)
+        while self.hands > 0:
+            self.hands -= 1
+            index = self.at_hand[self.hands]
+            engine = self.engines[index]
+            engine.schedule()
+            self.is_at_hand[index] = False
+            self._look(index)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _look(self, index: cython.int) -> cython.int:
+        """Note what has become of a replica; one that is at hand has nothing to wait for."""
+        self._update(index)
+        if self.is_at_hand[index]:
+            self.ends.put(index, NEVER)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _send(self, choice: cython.int[::1], now: cython.longlong, balance: cython.bint) -> cython.int:
+        """Let the first free client send the next request."""
+        i: cython.longlong = self.following
+        self.following += 1
+        self.clients.take()
+        self.arrive[i] = now
+        if self.state[i] == _FAILED:
+            self.clients.put(now)
+            return 0
+        if self.abort.shape[0] > 0 and self.abort[i] < NEVER:
+            self.abort[i] += now - self.due[i]  # a client's patience begins when it sends
+        if balance:
+            choice[i] = self._by_prefix(i) if self.by_prefix else self.loads.first()
+        index: cython.int = choice[i]
+        engine: Server = self.engines[index]
+        engine.arrive(cython.cast(cython.int, i), now)
+        self._look(index)
         return 0

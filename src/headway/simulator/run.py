@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headway.errors import InputError
-from headway.simulator.checks import LONGEST_PS, check_run
+from headway.simulator.checks import LONGEST_PS, check_clients, check_run
 from headway.simulator.dispatch import jumpable
 from headway.simulator.itl import Gaps
 from headway.simulator.jumped import Jumped
@@ -35,6 +35,8 @@ def simulate(
     seed: int = 0,
     record_series: int = 0,
     until_s: float | None = None,
+    concurrency: int | None = None,
+    turnaround_s: float = 0.0,
 ) -> Simulation:
     """Run requests through equal replicas of an engine's scheduler.
 
@@ -43,6 +45,14 @@ def simulate(
 
     Same seed, same bytes: all times are integer picoseconds. At one instant requests arrive first, then steps end,
     then the next are scheduled.
+
+    With `concurrency` the loop is closed, as by benchmark clients that keep so many requests in flight: each request,
+    in the order of the rows, is sent by the client that comes free first, and not before its `arrive_s`. A client is
+    free from the start, and again `turnaround_s` after its request ended: with its last token, refused, or, where it
+    hung up, once the engine let go of it (`abort_s` − `arrive_s` is its patience, counted from when it sends). Clients
+    are alike, so which of several free ones sends does not matter. A request whose client comes free by an end at this
+    very instant arrives after the ends and before anybody schedules. Such a run is the open loop of the times at which
+    it sent, `Simulation.arrive_ps`, from which TTFT and E2E are measured.
 
     Args:
         requests: what arrives; `prefix` is used where the replica caches prefixes.
@@ -55,6 +65,8 @@ def simulate(
         seed: of the routers random and session-affinity.
         record_series: number of equal windows to record, from 0 to `until_s` or else to the last arrival.
         until_s: stop the clock there; steps that end later do not count.
+        concurrency: how many clients there are; None: requests are sent at their arrival, whatever is in flight.
+        turnaround_s: how long a client takes from an end to its next request.
 
     Raises:
         InputError: something given cannot be run; it names the column or the field.
@@ -64,6 +76,11 @@ def simulate(
         raise InputError("expected at least 1", file="simulate", place="replicas")
     if record_series < 0:
         raise InputError("expected a number of windows ≥ 0", file="simulate", place="record_series")
+    check_clients(requests, concurrency, turnaround_s)
+    if concurrency is not None and record_series and until_s is None:
+        raise InputError(
+            "a closed loop has no last arrival to divide by; give until_s", file="simulate", place="record_series"
+        )
     until_ps = _until_ps(until_s)
     choice = choices(requests, replicas, router, seed)
     jumps = jumpable(replica.settings, requests, replica) is None
@@ -73,13 +90,23 @@ def simulate(
     samples = np.zeros((record_series, 4), np.int64)
     where = np.zeros(len(requests), np.int32) if choice is None else choice
     prefixes = _prefixes(requests, replica) if router == "prefix-affinity" else None
-    load("fleet").Fleet(run.engines, columns, window_ps, samples, prefixes).run(where, until_ps, choice is None)
+    fleet = load("fleet").Fleet(run.engines, columns, window_ps, samples, prefixes)
+    due_ps = columns["arrive_ps"]
+    if concurrency is None:
+        fleet.run(where, until_ps, choice is None)
+    else:
+        due_ps = due_ps.copy()
+        clients = load("server").Clients(min(concurrency, len(requests)), round(turnaround_s * _PS_PER_S))
+        abort_ps = columns.get("abort_ps", np.empty(0, np.int64))
+        sent = fleet.run_closed(where, until_ps, choice is None, clients, due_ps, abort_ps)
+        columns["arrive_ps"][sent:] = where[sent:] = -1
     if until_s is None:
         _check_all_over(columns)
     np.maximum(columns["cached_tokens"], 0, out=columns["cached_tokens"])  # never admitted: nothing cached
     where[(columns["state"] == FAILED) | (columns["arrive_ps"] > until_ps)] = -1
     return Simulation(
         **{name: columns[name] for name in _KEPT},
+        due_ps=due_ps,
         replica=where,
         gaps=Gaps(run.gaps()),
         counters=_counters(run.engines, columns["cached_tokens"]),

@@ -75,7 +75,8 @@ class Simulation:
     """Columns by request, in the order of the requests; times in picoseconds, −1 where there is none.
 
     Attributes:
-        arrive_ps: arrival, rounded to a picosecond.
+        due_ps: the arrival asked for, rounded to a picosecond.
+        arrive_ps: when it was sent: in an open loop, then; in a closed one, when a client was free (−1: not sent).
         first_ps: first output token leaves the engine; the frontend's time is not in it.
         last_ps: last output token of a request that has ended; of one whose client hung up, the last delivered.
         output_tokens: tokens it gets if it finishes: osl, or less where max_tokens or max_model_len cuts it; what was
@@ -90,6 +91,7 @@ class Simulation:
         end_ps: when the clock stopped: at the cut, or with the last token.
     """
 
+    due_ps: IntColumn
     arrive_ps: IntColumn
     first_ps: IntColumn
     last_ps: IntColumn

@@ -26,9 +26,9 @@ class Stepped:
     """Equal replicas of the general engine, on one table.
 
     Attributes:
-        columns: by request: arrive_ps, isl_tokens, output_tokens (0: refused), first_ps, last_ps (of its last token),
-            end_ps (later where the client hung up), state, cached_tokens (−1: never admitted), preemptions, reason (1
-            by length, 2 by a stop token, 3 hung up), delivered (tokens).
+        columns: by request: arrive_ps, isl_tokens, abort_ps (when its client hangs up), output_tokens (0: refused),
+            first_ps, last_ps (of its last token), end_ps (later where the client hung up), state, cached_tokens (−1:
+            never admitted), preemptions, reason (1 by length, 2 by a stop token, 3 hung up), delivered (tokens).
         engines: the replicas.
     """
 
@@ -48,6 +48,7 @@ class Stepped:
         self.columns: dict[str, NDArray[Any]] = {
             "arrive_ps": given["arrive"],
             "isl_tokens": given["isl"],
+            "abort_ps": given["abort"],
             **found,
         }
         table = load("stepping").Table(given, found)

@@ -57,7 +57,6 @@ cdef class Stepper(Server):
     cpdef long long free_blocks(self)
     cpdef long long used_blocks(self)
     # the loop
-    cdef int turn(self) except? -1
     cdef int sleep(self, long long until) except? -1
     cdef long long next_transfer(self) noexcept
     cdef int hang_up(self) except? -1

@@ -215,7 +215,7 @@ class Batch:
 
 @cython.cclass
 class Stepper(Server):
-    """One replica. `end` is when something happens next: `turn` lives through it."""
+    """One replica. `end` is when something happens next: `commit` and `schedule` live through it."""
 
     def __init__(self, replica: Any, table: Table, record: Any) -> None:
         Server.__init__(self)
@@ -311,7 +311,8 @@ class Stepper(Server):
     def advance(self, until: cython.longlong) -> cython.int:
         """Live through all that happens before `until`."""
         while self.end < until:
-            self.turn()
+            self.commit()
+            self.schedule()
         return 0
 
     @cython.cfunc
@@ -370,15 +371,21 @@ class Stepper(Server):
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def turn(self) -> cython.int:
-        """All that happens at `end`: a batch ends, or an idle engine looks about."""
-        empty: cython.int = 0
+    def commit(self) -> cython.int:
+        """All that ends at `end`: a batch, and requests whose clients have hung up."""
         self.now = self.end
         if self.popping:
             self.pop()
+        if self.next_abort <= self.now:
+            self.hang_up()
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def schedule(self) -> cython.int:
+        """Send off what may be in flight, then wait for the oldest batch; an idle engine looks about."""
+        empty: cython.int = 0
         while True:
-            if self.next_abort <= self.now:
-                self.hang_up()
             busy: cython.bint = self.unfinished > 0 or self.flush or self.held_back > 0
             if not busy and self.ring_size == 0:
                 return self.sleep(NEVER)
@@ -623,6 +630,8 @@ class Stepper(Server):
         table.state[request] = ABORTED if reason == BY_ABORT else FINISHED
         if reason == BY_ABORT:
             table.outputs[request] = table.delivered[request]
+        if self.clients is not None:
+            self.clients.put(self.now)
         return 0
 
     @cython.cfunc

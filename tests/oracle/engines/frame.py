@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
 
+from clients import Clients
+
 from headway.simulator.records import Ending, Record, Step
 from headway.types import EngineSettings, Replica, Requests, StepTable
 
@@ -122,6 +124,7 @@ class Engine:
         self.batch: list[tuple[Row, int]] = []
         self.admitted: list[tuple[int, int]] = []
         self.thrown: list[int] = []
+        self.here: list[Row] = []
         self.unfinished = 0
         self.look_again = False  # somebody ended since the last look
         self.finished: list[int] = []
@@ -172,42 +175,49 @@ class Engine:
 
     # --- the loop
 
-    def record(self) -> Record:
-        arrivals = deque(row for row in self.rows if not row.ended)
+    def record(self, concurrency: int | None = None, turnaround_ps: int = 0) -> Record:
+        clients = Clients(self.rows, concurrency, turnaround_ps)
         idle = 0  # looks in a row that found nothing to do
         while True:
-            self.deliver(arrivals, self.now)
+            self.deliver(clients, self.now, before_ends=True)
+            self.hang_up()
+            self.deliver(clients, self.now, before_ends=False)
             if not self.unfinished and not self.flying and not self.look_again:
-                if not arrivals:
+                if clients.next_ps() is None:
                     break
-                self.now = arrivals[0].arrive_ps
+                self.now = clients.next_ps()
                 continue
             idle = 0 if self.launch() else idle + 1
             if idle == 0 and len(self.flying) < self.depth:
                 continue
             if self.flying:
-                self.deliver(arrivals, self.flying[0].end_ps)
+                self.deliver(clients, self.flying[0].end_ps, before_ends=True)
                 self.land(self.flying.popleft())
             elif idle > 2 and self.unfinished:
-                assert arrivals, "nothing can run, and nobody comes any more"
-                self.now = arrivals[0].arrive_ps
+                assert clients.next_ps() is not None, "nothing can run, and nobody comes any more"
+                self.now = clients.next_ps()
         return Record(steps=tuple(self.steps), transfers=(), endings=tuple(self.ending(row) for row in self.rows))
 
-    def deliver(self, arrivals: deque[Row], until_ps: int) -> None:
-        while arrivals and arrivals[0].arrive_ps <= until_ps:
-            row = arrivals.popleft()
+    def deliver(self, clients: Clients, until_ps: int, *, before_ends: bool) -> None:
+        while (now_ps := clients.next_ps()) is not None and (
+            now_ps < until_ps or clients.sends(until_ps, before_ends=before_ends)
+        ):
+            row = clients.send(now_ps)
+            if row.ended:
+                clients.refused(now_ps)
+                continue
+            clients.sent(row)
+            self.here.append(row)
             self.unfinished += 1
             self.enter(row)
 
     def hang_up(self) -> None:
-        due = [row for row in self.rows if row.abort_ps is not None and row.abort_ps <= self.now and not row.ended]
+        due = [row for row in self.here if row.abort_ps is not None and row.abort_ps <= self.now and not row.ended]
         for row in sorted(due, key=lambda row: (row.abort_ps, row.number)):
-            if row.arrive_ps <= self.now:
-                self.conclude(row, "abort")
+            self.conclude(row, "abort")
 
     def launch(self) -> bool:
         """Schedule; tell whether anybody runs."""
-        self.hang_up()
         self.look_again = False
         self.batch, self.admitted, self.thrown = [], [], []
         k = next(self.numbers)
