@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headway.validation.explaining import Explanation
     from headway.validation.measurements import Finding, Measurement
     from headway.validation.predicting import Job
-    from headway.validation.ranking import Ranking, Spread
+    from headway.validation.ranking import NoiseFloor, Ranking
     from headway.validation.scoring import MetricScore, RowScore
 
 #: Fields of a row that `only` can ask for.
@@ -31,7 +31,7 @@ class Validated:
 
     slices: Mapping[str, Mapping[str, MetricScore]]  # slice -> metric -> score; `all` first
     ranking: Ranking
-    noise: Mapping[str, Spread]  # by metric: what the measurements themselves leave open
+    noise: Mapping[str, NoiseFloor]  # by metric: what the measurements themselves leave open
     rows: int  # of the table, as far as they were asked for
     replayed: int  # of them, predicted
     findings: Mapping[str, int]  # what is wrong with rows, by code: how many

@@ -49,7 +49,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class NoiseFloor:
     """By how much configurations differ that were measured again: (largest − smallest) / mean."""
 
     configurations: int  # measured at least twice
@@ -133,7 +133,7 @@ def _called(group: Sequence[_Ranked]) -> tuple[int, int]:
 # --- noise ----------------------------------------------------------------------------------------------
 
 
-def noise(measurements: Iterable[Measurement]) -> dict[str, Spread]:
+def noise(measurements: Iterable[Measurement]) -> dict[str, NoiseFloor]:
     """Return how far rows of the same configuration and load lie apart, by metric."""
     again: dict[Hashable, list[Measurement]] = {}
     for one in measurements:
@@ -159,10 +159,10 @@ def _spreads(groups: Iterable[Sequence[Measurement]], metric: str) -> list[float
     return found
 
 
-def _spread(spreads: Sequence[float]) -> Spread | None:
+def _spread(spreads: Sequence[float]) -> NoiseFloor | None:
     import numpy as np
 
     if not spreads:
         return None
     p50, p75, p90 = np.quantile(spreads, (0.5, 0.75, 0.9)).tolist()
-    return Spread(configurations=len(spreads), p50_frac=p50, p75_frac=p75, p90_frac=p90)
+    return NoiseFloor(configurations=len(spreads), p50_frac=p50, p75_frac=p75, p90_frac=p90)
