@@ -11,7 +11,7 @@ the bf16 rate). What a window layer reads of the cached context is left out: at 
 
 The curves (`attention` and `mla` in `data/curves`) are efficiencies against memory (decode; sequence, whose unit is 64
 tokens of KV; token, which is Q, K, V and output once) and against the bf16 peak (prefill). An accelerator without any
-takes those of one with its architecture (`stand_in`); the engine's own come before the middle of all.
+takes those of one with its architecture (`curves.stand_in`); the engine's own come before the middle of all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headway.perf.curves import Curve, curve, stand_in
+from headway.perf.curves import Curve, curve_for
 from headway.perf.formats import KV_BYTES
 from headway.perf.shapes import attention_layers, kv_elements, kv_heads_per_gpu
 
@@ -173,8 +173,4 @@ _PHASES = ("decode", "sequence", "prefill", "token")
 
 def _curve(pool: Pool, constants: Calibration, phase: str) -> Curve | None:
     operator, keys = "mla" if pool.model.is_mla else "attention", (phase, pool.kv_dtype, pool.engine)
-    for name in (pool.accelerator.name, stand_in(pool.accelerator)):
-        found = curve(operator, name, *keys, extra=constants.curves)
-        if found:
-            return found
-    return None
+    return curve_for(pool.accelerator, operator, *keys, extra=constants.curves)

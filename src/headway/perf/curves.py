@@ -109,7 +109,8 @@ def _held(log_table: NDArray[np.float64], axis: int, log_grid: FloatColumn, log_
     lower, weight = _cell(log_grid, np.array(log_value))
     upper = min(int(lower) + 1, len(log_grid) - 1)
     below, above = np.take(log_table, int(lower), axis), np.take(log_table, upper, axis)
-    return below + (above - below) * weight
+    held: NDArray[np.float64] = below + (above - below) * weight
+    return held
 
 
 def _multilinear(
@@ -178,6 +179,12 @@ def stand_in(accelerator: Accelerator) -> str:
     Efficiencies carry over between cards of one architecture, times do not: the roofline stays the accelerator's own.
     """
     return _ARCHITECTURES.get(accelerator.compute_capability, accelerator.name)
+
+
+def curve_for(accelerator: Accelerator, operator: str, *keys: str, extra: Mapping[str, Curve]) -> Curve | None:
+    """Return the accelerator's own curve, or else that of its architecture (see `curve` and `stand_in`)."""
+    own = curve(operator, accelerator.name, *keys, extra=extra)
+    return own or curve(operator, stand_in(accelerator), *keys, extra=extra)
 
 
 @cache

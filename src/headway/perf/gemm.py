@@ -7,19 +7,21 @@ achieved fractions of both peaks, whose times overlap imperfectly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from headway.perf.curves import curve, rising
+from headway.perf.curves import curve_for, rising
 from headway.perf.formats import WEIGHT_BYTES, compute_format
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headway.perf.constants import Calibration
+    from headway.perf.curves import Curve
     from headway.perf.shapes import Matmul
-    from headway.types import Accelerator, Dtype
+    from headway.types import Accelerator, Dtype, FloatColumn
 
 Column: TypeAlias = "NDArray[np.float64] | float"
 
@@ -46,25 +48,42 @@ def matrix_roofline_s(
 
     Weights are read once with their scales; inputs are read and outputs written in bf16.
     """
-    peak = accelerator.peak_flops_per_s[compute_format(dtype, accelerator)]
+    flops_per_s = accelerator.peak_flops_per_s[compute_format(dtype, accelerator)]
+    return _roofline_s(flops_per_s, accelerator.hbm_bytes_per_s, dtype, n, k, rows)
+
+
+def _roofline_s(
+    flops_per_s: float, bytes_per_s: float, dtype: Dtype, n: Column, k: Column, rows: Column
+) -> tuple[Column, Column]:
     moved = WEIGHT_BYTES[dtype] * n * k + _BF16_BYTES * rows * (n + k)
-    return 2 * rows * n * k / peak, moved / accelerator.hbm_bytes_per_s
+    return 2 * rows * n * k / flops_per_s, moved / bytes_per_s
 
 
 def matrix_time(
     accelerator: Accelerator, engine: str, constants: Calibration, matrix: Matmul, rows: Column
 ) -> MatrixTime:
     """Time one multiply by one layer's matrix, for one number of rows or a column of them."""
-    measured = curve("gemm", accelerator.name, matrix.dtype, engine, extra=constants.curves)
+    measured = curve_for(accelerator, "gemm", matrix.dtype, engine, extra=constants.curves)
     if measured is None:
         return _from_constants(accelerator, constants, matrix, rows)
-    compute_s, memory_s = matrix_roofline_s(accelerator, matrix.dtype, matrix.n, matrix.k, rows)
-    line = measured.at(n=matrix.n, k=matrix.k)
+    peaks = accelerator.peak_flops_per_s[compute_format(matrix.dtype, accelerator)], accelerator.hbm_bytes_per_s
+    compute_s, memory_s = _roofline_s(*peaks, matrix.dtype, matrix.n, matrix.k, rows)
+    time_s = rising(*_line(measured, *peaks, matrix.dtype, matrix.n, matrix.k), rows)
+    slowdown = (time_s - measured.fixed_s) / np.maximum(compute_s, memory_s)
+    return MatrixTime(
+        compute_s=compute_s * slowdown, memory_s=memory_s * slowdown, fixed_s=measured.fixed_s, time_s=time_s
+    )
+
+
+@lru_cache(maxsize=1024)
+def _line(
+    measured: Curve, flops_per_s: float, bytes_per_s: float, dtype: Dtype, n: float, k: float
+) -> tuple[FloatColumn, FloatColumn]:
+    """Return (rows, seconds) at all knots, for one matrix."""
+    line = measured.at(n=n, k=k)
     knots = np.union1d(_KNOTS, line.grid[0])
-    roofline_s = np.maximum(*matrix_roofline_s(accelerator, matrix.dtype, matrix.n, matrix.k, knots))
-    time_s = rising(knots, line.time_s(roofline_s, m=knots), rows)
-    slowdown = (time_s - line.fixed_s) / np.maximum(compute_s, memory_s)
-    return MatrixTime(compute_s=compute_s * slowdown, memory_s=memory_s * slowdown, fixed_s=line.fixed_s, time_s=time_s)
+    roofline_s = np.maximum(*_roofline_s(flops_per_s, bytes_per_s, dtype, n, k, knots))
+    return knots, line.time_s(roofline_s, m=knots)
 
 
 def _from_constants(accelerator: Accelerator, constants: Calibration, matrix: Matmul, rows: Column) -> MatrixTime:

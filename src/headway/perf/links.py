@@ -10,6 +10,7 @@ Collectives, all by the bytes that each GPU sends in one direction:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,9 @@ from headway.perf.curves import curve, rising
 
 if TYPE_CHECKING:
     from headway.perf.constants import Calibration
+    from headway.perf.curves import Curve
     from headway.perf.gemm import Column
-    from headway.types import Accelerator
+    from headway.types import Accelerator, FloatColumn
 
 #: Bytes at which a curve is evaluated, four to an octave; linear between them.
 _KNOTS = np.geomspace(2**7, 2**30, 93)
@@ -54,9 +56,13 @@ def transfer(
         frac = constants.scale_up_frac if inside else constants.scale_out_frac
         fixed_s = constants.scale_up_fixed_s if inside else constants.scale_out_fixed_s
         return Transfer(communication_s=sent / (bytes_per_s * frac), fixed_s=fixed_s)
-    line = measured.at(gpus=gpus)
-    time_s = rising(_KNOTS, line.time_s(_KNOTS / bytes_per_s, bytes=_KNOTS), sent)
-    return Transfer(communication_s=time_s - line.fixed_s, fixed_s=line.fixed_s)
+    time_s = rising(_KNOTS, _line(measured, gpus, bytes_per_s), sent)
+    return Transfer(communication_s=time_s - measured.fixed_s, fixed_s=measured.fixed_s)
+
+
+@lru_cache(maxsize=256)
+def _line(measured: Curve, gpus: int, bytes_per_s: float) -> FloatColumn:
+    return measured.at(gpus=gpus).time_s(_KNOTS / bytes_per_s, bytes=_KNOTS)
 
 
 def _domain(accelerator: Accelerator) -> int:

@@ -5,8 +5,8 @@ waits for, except for three things a table of sums cannot know, each charged at 
 
 * the window: Σ min(context, w) is taken as min(S, n·w); equal when all contexts lie on one side of w. In prefill
   every token of a mixed step pays a whole window;
-* the LM head and sampler of a mixed step: a chord from one sequence to `max_num_seqs`, equal at both ends (the head is
-  convex in its rows);
+* the LM head and sampler of a mixed step: the line as steep as from one sequence to `max_num_seqs` that touches them
+  from above;
 * an asynchronous host (or kernel launches outside a graph) slower than the GPU: attention, and in a mixed step what
   each sequence adds, come on top of the slower of the two instead of hiding behind it.
 """
@@ -45,10 +45,11 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
     rates, window = on.attention, _window(pool)
     decodes = np.arange(settings.max_num_seqs + 1, dtype=np.int64)
     tokens = np.arange(settings.max_num_batched_tokens + 1, dtype=np.int64)
-    head_s, head_sequence_s = _head_chord(on, settings.max_num_seqs)
-    prompt_token_s = rates.token_s + 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
+    head_s, head_sequence_s = _head_line(on, settings.max_num_seqs)
+    window_token_s = 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
+    prompts_s = on.linear.prompt_launch_s + (rates.token_s + on.linear.token_s + window_token_s) * tokens
     decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
-    mixed_s = _busy_s(on, tokens, head_s + prompt_token_s * tokens.astype(np.float64))
+    mixed_s = _busy_s(on, tokens, head_s + prompts_s)
     finish = np.maximum if settings.async_scheduling else np.add
     return StepTable(
         decode_ps=_table_ps(finish(decode_s, host_time_s(on))),
@@ -96,7 +97,7 @@ def _busy_s(on: Machine, tokens: IntColumn, extra_s: FloatColumn) -> FloatColumn
     distinct = padded[first]
     slices = np.array_split(distinct.astype(np.float64), -(-len(distinct) // _SLICE))
     linear_s = np.concatenate([_tokens_s(on, part) for part in slices])
-    gpu_s = linear_s[np.cumsum(first) - 1] + on.attention.launch_s + extra_s
+    gpu_s = linear_s[np.cumsum(first) - 1] + on.attention.launch_s + on.linear.launch_s + extra_s
     floor_s: FloatColumn = np.where(graph, 0.0, launch_floor_s(on))
     busy_s: FloatColumn = np.maximum(gpu_s, floor_s)
     return busy_s
@@ -117,12 +118,12 @@ def _total_s(operators: list[Operator], length: int) -> FloatColumn:
     return total_s
 
 
-def _head_chord(on: Machine, max_num_seqs: int) -> tuple[float, float]:
-    """Return (constant, slope per sequence) of the chord from one sequence to all."""
-    ends = np.array([1.0, max(max_num_seqs, 2)])
-    first, last = _rows_s(on, ends / on.shares)
-    slope = (last - first) / (ends[1] - ends[0])
-    return float(first - slope), float(slope)
+def _head_line(on: Machine, max_num_seqs: int) -> tuple[float, float]:
+    """Return (constant, slope per sequence) of the line that touches the head from above, as steep as its chord."""
+    sequences = np.arange(1.0, max(max_num_seqs, 2) + 1)
+    head_s = _rows_s(on, sequences / on.shares)
+    slope = (head_s[-1] - head_s[0]) / (len(sequences) - 1)
+    return float(np.max(head_s - slope * sequences)), float(slope)
 
 
 def _ps(seconds: float) -> int:
