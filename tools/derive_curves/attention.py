@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 from scipy.optimize import nnls
+from tools.derive_curves import linear
 from tools.derive_curves.tables import L2_BYTES, ORIGIN, accelerator, newest, tables
 
 from headway.perf.attention import UNIT_TOKENS
@@ -90,7 +91,8 @@ class Reduced:
 def curves(root: Path) -> dict[str, Parts]:
     """Return the curves by operator and name."""
     plain = _family("attention", (decodes(root), DECODE_GRID), (prompts(root), PREFILL_GRID))
-    return {"attention": plain, "mla": _family("mla", (mla_decodes(root), MLA_GRID), (mla_prompts(root), MLA_GRID))}
+    latent = _family("mla", (mla_decodes(root), MLA_GRID), (mla_prompts(root), MLA_GRID))
+    return {"attention": plain, "mla": latent, "linear": linear.curves(root)}
 
 
 def _family(operator: str, decoding: tuple[Iterable[Timed], Grid], prefilling: tuple[Iterable[Timed], Grid]) -> Parts:

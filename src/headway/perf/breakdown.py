@@ -164,7 +164,18 @@ def attention_operators(on: Machine, batch: Batch) -> list[Operator]:
         )
         found.append(_window_prefill_attention(on, window_layers, window_pairs))
     found.append(Operator(name="attention launch", count=rates.layers, fixed_s=rates.launch_s, time_s=rates.launch_s))
+    found.append(_linear_attention(on, batch))
     return [op for op in found if op.time_s]
+
+
+def _linear_attention(on: Machine, batch: Batch) -> Operator:
+    """Time what layers of linear attention take beside projections and states: launches, and the chunks of prompts."""
+    rates, prompts = on.linear, bool(len(batch.chunk_new))
+    fixed_s = rates.launch_s + prompts * rates.prompt_launch_s
+    chunks_s = prompts * rates.token_s * batch.tokens
+    return Operator(
+        name="linear attention", count=rates.layers, fixed_s=fixed_s, memory_s=chunks_s, time_s=fixed_s + chunks_s
+    )
 
 
 def causal_window_pairs(new: IntColumn, computed: IntColumn, window: int) -> IntColumn:

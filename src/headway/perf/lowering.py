@@ -47,7 +47,8 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
     tokens = np.arange(settings.max_num_batched_tokens + 1, dtype=np.int64)
     head_s, head_sequence_s = _head_line(on, settings.max_num_seqs)
     window_token_s = 2 * window * rates.window_pair_s  # m·w pairs, in units of m (2x + m)
-    prompts_s = on.linear.prompt_launch_s + (rates.token_s + on.linear.token_s + window_token_s) * tokens
+    token_s = rates.token_s + on.linear.token_s + window_token_s
+    prompts_s = on.linear.prompt_launch_s + token_s * tokens.astype(np.float64)
     decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
     mixed_s = _busy_s(on, tokens, head_s + prompts_s)
     finish = np.maximum if settings.async_scheduling else np.add

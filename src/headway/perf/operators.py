@@ -22,6 +22,7 @@ from headway.perf.constants import Calibration
 from headway.perf.constants import calibration as calibrated
 from headway.perf.formats import WEIGHT_BYTES, compute_format
 from headway.perf.gemm import matrix_time, overlap
+from headway.perf.linear import LinearRates, linear_rates
 from headway.perf.links import ranks_reached, transfer
 from headway.perf.shapes import (
     Experts,
@@ -80,6 +81,7 @@ class Machine:
     lm_head: Matmul
     experts: Experts | None
     attention: AttentionRates
+    linear: LinearRates
     flops_per_s: Mapping[str, float]  # achieved in GEMMs, by compute format
     bf16_flops_per_s: float  # peak
     hbm_bytes_per_s: float  # peak
@@ -115,6 +117,7 @@ def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
         lm_head=lm_head(pool),
         experts=experts(pool),
         attention=attention_rates(pool, constants),
+        linear=linear_rates(pool, constants),
         flops_per_s={name: peak * fracs[name] for name, peak in peaks.items() if name in fracs},
         bf16_flops_per_s=peaks["bf16"],
         hbm_bytes_per_s=pool.accelerator.hbm_bytes_per_s,
@@ -271,11 +274,8 @@ def sequence_operators(on: Machine, rows: Column) -> list[Operator]:
         Operator(name="attention per sequence", count=on.attention.layers, fixed_s=attention_s, time_s=attention_s),
         Operator(name="sequence overhead", count=1, fixed_s=fixed_s, time_s=fixed_s),
     ]
-    if model.linear_attention_layers:
-        layers = model.linear_attention_layers
-        state_s = 2.0 * layers * model.linear_state_bytes / par.tp / bytes_per_s * rows
-        moved = state_s * bytes_per_s
-        found.append(
-            Operator(name="linear attention state", count=layers, moved_bytes=moved, memory_s=state_s, time_s=state_s)
-        )
+    if on.linear.layers:
+        moved, state_s = on.linear.layers * 2.0 * model.linear_state_bytes / par.tp * rows, on.linear.sequence_s * rows
+        name = "linear attention state"
+        found.append(Operator(name=name, count=on.linear.layers, moved_bytes=moved, memory_s=state_s, time_s=state_s))
     return found

@@ -59,7 +59,8 @@ class Floors:
         step_s = _step_s(on, np.concatenate([self._tokens, self._seqs]))
         head_s = _rows_s(on, np.concatenate([[1], self._seqs]) / on.shares)
         window = 2 * on.pool.model.sliding_window * rates.window_pair_s if _windowed(on) else 0.0
-        self.mixed_s = step_s[: len(self._tokens)] + head_s[0] + (window + rates.token_s) * self._tokens
+        prompt_s = on.linear.prompt_launch_s + (window + rates.token_s + on.linear.token_s) * self._tokens
+        self.mixed_s = step_s[: len(self._tokens)] + head_s[0] + prompt_s
         self.decode_s = step_s[len(self._tokens) :] + head_s[1:]
         self.least_s = float(min(self.decode_s[0], self.mixed_s[0]))
         self._least_per_decode_s = np.minimum.accumulate(self.decode_s / self._seqs)
@@ -141,7 +142,7 @@ def _step_s(on: Machine, tokens: IntColumn) -> FloatColumn:
     total = np.zeros(len(tokens))
     for operator in token_operators(on, share.astype(np.float64)):
         total += operator.time_s
-    return total + on.attention.launch_s
+    return total + on.attention.launch_s + on.linear.launch_s
 
 
 def _rows_s(on: Machine, rows: FloatColumn) -> FloatColumn:
