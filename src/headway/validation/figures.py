@@ -90,7 +90,7 @@ def figures(one: Answers, share: Share, found: Simulation, replicas: int) -> Fig
         found: what the simulator says of it.
         replicas: how many equal ones there are.
     """
-    requests_per_s = replicas * one.weights.sum() / _span_s(one, share)
+    requests_per_s = replicas * float(one.weights.sum()) / _span_s(one, share)
     output_tokens, isl_tokens = (
         float(np.average(tokens, weights=one.weights)) for tokens in (one.output_tokens, one.isl_tokens)
     )
