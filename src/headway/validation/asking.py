@@ -59,6 +59,8 @@ def _lengths(row: Measurement, side: str, harness: Harness, said: list[Assumptio
 
 
 def _unstated(row: Measurement, side: str, said: list[Assumption]) -> float:
+    if side == "osl" and "prefill only" in row.features:
+        return 1.0
     usual = data_set_of(row)
     mean = getattr(usual, f"{side}_tokens")
     said.append(Assumption(code=f"{side}_unknown", text=f"{side} {mean:g} tokens: {usual.note}"))

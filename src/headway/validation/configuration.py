@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headway.validation.recipes import Recipe
     from headway.validation.sources import Harness
 
-_PER_GPU = ("PER GPU", "TPGS", "per GPU (value")
+_PER_GPU = re.compile(r"value is per GPU|TPGS|TGS per GPU", re.IGNORECASE)
 #: method named by a row -> the drafter's kind for the simulator, drafts per step, share of drafts accepted.
 #: Source: medians over published acceptance rates (vLLM blog: MTP k = 1 about 0.9; EAGLE3 about 0.67 of three).
 _DRAFTS = {
@@ -98,7 +98,7 @@ def configure(row: Measurement, catalog: Catalog) -> Configured:
         load=load,
         harness=harness,
         speculation=_speculation(row, recipe, said),
-        per_gpu=any(word in row.note for word in _PER_GPU),
+        per_gpu=bool(_PER_GPU.search(row.note)),
         static_batch="static batch" in row.features,
         adapters=_adapters(row),
         assumptions=tuple(said),

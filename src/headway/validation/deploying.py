@@ -73,9 +73,16 @@ class Deployer:
         return settings_of(self.engine, self.accelerator, demand, given, catalog)
 
     def _usual_kv(self) -> str:
-        """FP8 KV goes with quantised weights, where the hardware has the format."""
+        """FP8 KV goes with quantised weights, where the hardware has the format.
+
+        NVIDIA's own quantised checkpoints ask for it (`kv_cache_quant_algo` of their hf_quant_config.json), and
+        TensorRT-LLM obeys.
+        """
         peaks = self.accelerator.peak_flops_per_s
-        return self.harness.kv_dtype if self.dtype != "bf16" and ("fp8" in peaks or "fp4" in peaks) else ""
+        if self.dtype == "bf16" or not ("fp8" in peaks or "fp4" in peaks):
+            return ""
+        asks = self.engine.policy == "tensorrt-llm" and self.dtype in ("fp8", "nvfp4")
+        return self.harness.kv_dtype or ("fp8" if asks else "")
 
     def _demand(self, replicas: int) -> Demand:
         longest = self.load.isl_tokens.high + self.load.osl_tokens.high + _SLACK_TOKENS

@@ -148,6 +148,7 @@ def _framework(engine: str) -> dict[str, str]:
 
 _NUMBER = re.compile(r"(?<![\d.])v?(\d+\.\d+(?:\.\d+)?)")
 _VLLM_BUILD = re.compile(r"vllm[- ](\d+\.\d+\.\d+)", re.IGNORECASE)
+_TENSORRT = re.compile(r"TensorRT (\d+)\.(\d+)")
 _DATE = re.compile(r"(20\d\d)(-\d\d)?")
 _MEASURED_ON = re.compile(r"measured (20\d\d)(-\d\d)")
 
@@ -164,8 +165,8 @@ def _version(row: Measurement, policy: str, said: list[Assumption]) -> str:
     own = number and not (policy == "tensorrt-llm" and (not number[1].startswith("1.") or "TensorRT" in text))
     if own and not dated and number:
         return number[1]
-    if "TensorRT" in text:
-        return _newest(policy, "2024-07", said)  # TensorRT 9 and 10: MLPerf rounds of 2024 and 2025
+    if tensorrt := _TENSORRT.search(text):  # 10.8 is of 2025-01
+        return _newest(policy, "2025-06" if int(tensorrt[1]) * 100 + int(tensorrt[2]) >= 1008 else "2024-07", said)
     if dated := dated or _MEASURED_ON.search(row.note):
         return _newest(policy, dated[1] + (dated[2] or "-06"), said)
     said.append(
