@@ -68,8 +68,8 @@ MUTANTS = {
     "claims end with the prompt": (
         "tensorrt_llm",
         "tensorrt-llm",
-        "return self.ceiling(self.table.most[request]) - self.count",
-        "return self.ceiling(self.table.isl[request]) - self.count",
+        "self.whole[slot] = self.ceiling(self.table.most[request])",
+        "self.whole[slot] = self.ceiling(self.table.isl[request])",
     ),
     "later ones overtake": (
         "tensorrt_llm",

@@ -167,6 +167,7 @@ class TensorRtLlm(Stepper):
     held: list[Any]  # by slot: its blocks
     count: cython.int[::1]  # by slot: how many
     prompt: cython.longlong[::1]  # by slot: tokens of its prompt; a pause makes outputs part of it
+    whole: cython.longlong[::1]  # by slot: blocks at its full length
     # queues
     queue: Any
     active: list[Any]
@@ -177,53 +178,62 @@ class TensorRtLlm(Stepper):
         settings = replica.settings
         own = settings.own or TensorRtLlmSettings()
         self.max_batch_size, self.max_num_tokens = settings.max_num_seqs, settings.max_num_batched_tokens
-        self.size, self.caching = settings.block_size, settings.enable_prefix_caching
+        self.size = settings.block_size
         self.chunked = settings.enable_chunked_prefill
         self.no_evict = own.capacity_scheduler_policy == "GUARANTEED_NO_EVICT"
+        # nothing is ever found where no contents are shared and nobody is thrown back
+        self.caching = settings.enable_prefix_caching and (runs is not None or not self.no_evict)
         self.in_turn = own.context_chunking_policy == "FIRST_COME_FIRST_SERVED"
         self.contents, self.blocks = Contents(runs), Blocks(replica.num_gpu_blocks)
         self.held, self.count = [[] for _ in range(self.max_batch_size)], ints(self.max_batch_size)
-        self.prompt = ints(self.max_batch_size, 0, np.int64)
+        self.prompt, self.whole = (ints(self.max_batch_size, 0, np.int64) for _ in range(2))
         self.drops_stale = True
         self.queue, self.active, self.slots = deque(), [], list(range(self.max_batch_size))
 
     # --- what is asked of a request
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(check=False)
     def prompt_of(self, request: cython.int) -> cython.longlong:
         """Return the tokens of its context phase."""
         return self.prompt[self.table.holder[request]]
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(check=False)
     def begun(self, request: cython.int) -> cython.bint:
         """Return whether it holds memory."""
         return self.table.status[request] == RUNNING
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(check=False)
     def generating(self, request: cython.int) -> cython.bint:
         """Return whether its context phase is over (or under way to its end)."""
         return self.begun(request) and self.table.computed[request] >= self.prompt_of(request)
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(check=False)
     def complete(self, request: cython.int) -> cython.bint:
         """Return whether all its tokens are under way."""
         return self.table.known[request] + self.table.placeholders[request] >= self.table.most[request]
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(check=False)
     def ceiling(self, tokens: cython.longlong) -> cython.longlong:
         """Return the blocks that so many tokens need."""
         return (tokens + self.size - 1) // self.size
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(check=False)
     def to_completion(self, request: cython.int) -> cython.longlong:
         """Return the blocks it still takes if it runs to its end."""
-        return self.ceiling(self.table.most[request]) - self.count[self.table.holder[request]]
+        slot: cython.int = self.table.holder[request]
+        return self.whole[slot] - self.count[slot]
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -349,6 +359,7 @@ class TensorRtLlm(Stepper):
             slot: cython.int = self.slots.pop()
             self.table.holder[request] = slot
             self.prompt[slot] = self.table.isl[request]
+            self.whole[slot] = self.ceiling(self.table.most[request])
             self.active.append(request)
         return 0
 
@@ -406,11 +417,12 @@ class TensorRtLlm(Stepper):
         others: list[Any] = []
         left: cython.longlong = self.blocks.free
         for request in self.active:
-            if not self.generating(request):
+            row: cython.int = request
+            if not self.generating(row):
                 others.append(request)
                 continue
-            left -= self.to_completion(request)
-            if not self.complete(request):
+            left -= self.to_completion(row)
+            if not self.complete(row):
                 fitting.append(request)
         for request in others:
             if self.better_later(request, coming):
@@ -489,9 +501,10 @@ class TensorRtLlm(Stepper):
         contexts: list[Any] = []
         decodes: list[Any] = []
         for request in fitting:
-            context: cython.bint = not self.generating(request)
+            row: cython.int = request
+            context: cython.bint = not self.generating(row)
             if not context or not self.chunked:
-                tokens: cython.longlong = self.prompt_of(request) if context else 1
+                tokens: cython.longlong = self.prompt_of(row) if context else 1
                 if tokens > budget:
                     break
                 budget -= tokens
@@ -503,12 +516,12 @@ class TensorRtLlm(Stepper):
                 break
         self.run_contexts(batch, contexts, budget)
         for request in decodes:
-            row: cython.int = request
+            row = request
             if self.table.computed[row] % self.size == 0:
                 slot: cython.int = self.table.holder[row]
                 self.held[slot].append(self.blocks.take())
                 self.count[slot] += 1
-            batch.add(request, 1, 0, False)
+            batch.add(row, 1, 0, False)
         return 0
 
     @cython.cfunc
