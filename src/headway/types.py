@@ -198,6 +198,7 @@ class SglangSettings:
     prefill_max_requests: int | None = None
     schedule_policy: str = "fcfs"  # or "lpm"
     schedule_conservativeness: float = 1.0
+    scheduler_recv_interval: int = 1  # decode steps between two looks at what has arrived; a prefill is followed by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +211,8 @@ class TensorRtLlmSettings:
 
     capacity_scheduler_policy: str = "GUARANTEED_NO_EVICT"  # or "MAX_UTILIZATION"
     context_chunking_policy: str = "FIRST_COME_FIRST_SERVED"  # or "EQUAL_PROGRESS"
+    batch_wait_timeout_iters: int = 0  # steps a context phase waits, while others decode, for more to come
+    batch_wait_max_tokens_ratio: float = 0.0  # of max_num_tokens; a batch with so many tokens waits no longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,6 +369,7 @@ class Pool:
     weight_dtype: Dtype
     kv_dtype: Dtype
     replicas: int
+    curves: str = ""  # a file of kernel curves, or `perfdb`, that goes before headway's own
 
     @property
     def gpus(self) -> int:

@@ -33,6 +33,7 @@ class Choice:
         weight_dtype: number format of the weights; as published if None.
         kv_dtype: number format of the KV cache.
         settings: engine settings by the engine's names.
+        curves: a file of kernel curves (`headway calibrate ops` writes one), or `perfdb`, before headway's own.
     """
 
     model: str | None = None
@@ -45,6 +46,7 @@ class Choice:
     weight_dtype: str | None = None
     kv_dtype: str = "bf16"
     settings: Mapping[str, object] = field(default_factory=dict)
+    curves: str | None = None
 
 
 def chosen_model(choice: Choice, catalog: Catalog, scenario: Scenario | None) -> Model:
@@ -95,6 +97,7 @@ def build_pool(
         weight_dtype=weight_dtype,
         kv_dtype=_dtype(choice.kv_dtype, "kv_dtype"),
         replicas=_count(replicas, "replicas"),
+        curves=_curves(choice, accelerator, scenario),
     )
 
 
@@ -102,6 +105,16 @@ def _accelerator(choice: Choice, catalog: Catalog, scenario: Scenario | None) ->
     if choice.accelerator is not None:
         return catalog.accelerator(choice.accelerator)
     return _only(scenario.allow.accelerators if scenario else (), "accelerator")
+
+
+def _curves(choice: Choice, accelerator: Accelerator, scenario: Scenario | None) -> str:
+    """Return the curves chosen; those of a choice must be of the accelerator, those of a scenario need not."""
+    from headway.perf import own_curves
+
+    if choice.curves is None:
+        return scenario.curves.get(accelerator.name, "") if scenario else ""
+    own_curves(choice.curves, accelerator)
+    return choice.curves
 
 
 def _engine(choice: Choice, catalog: Catalog, scenario: Scenario | None) -> Engine:

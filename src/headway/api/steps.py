@@ -58,14 +58,14 @@ def estimate(
     """
     from headway.api.pools import Choice, build_pool
     from headway.catalog import load
-    from headway.perf import Batch, calibration, memory, step
+    from headway.perf import Batch, applied, memory, step
     from headway.scenario import read_scenario
 
     known = read_scenario(scenario) if scenario is not None else None
     catalog = known.catalog if known else load(*files)
     pool = build_pool(choice or Choice(), catalog=catalog, scenario=known)
     _check_batch(pool, decodes, context_tokens, chunks)
-    constants = calibration(pool.accelerator, pool.engine)
+    constants = applied(pool)
     found = step(pool, Batch.of([context_tokens] * decodes, chunks), constants)
     return Estimate(
         source="estimated",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def ops_command(
             files=files,
             progress=progress,
         )
-    show("calibrate ops", found, lambda one: recording_page(one, file), as_json=as_json)
+    show("calibrate ops", found, lambda one: recording_page(one, _next(one, file, files)), as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -78,8 +79,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, of: display.update(task, description=what, completed=done, total=of)
 
 
-def recording_page(found: Recording, file: str) -> Page:
-    """Return the page of a recording."""
+def recording_page(found: Recording, command: str) -> Page:
+    """Return the page of a recording, with the command that uses it."""
     count = f" ({found.device.count} of them)" if found.device.count > 1 else ""
     headline = (
         f"{found.device.name}{count} as {found.accelerator}, measured: {found.shapes:,} shapes in "
@@ -90,7 +91,7 @@ def recording_page(found: Recording, file: str) -> Page:
         _ceilings(found),
         _curves(found),
         *((Lines(title="Not recorded", lines=skipped),) if skipped else ()),
-        Commands(title="What to run next", commands=(_next(found, file),)),
+        Commands(title="What to run next", commands=(command,)),
     )
     return Page(headline=headline, parts=parts)
 
@@ -128,5 +129,6 @@ def _shown(error_frac: float | None) -> str:
     return ABSENT if error_frac is None else units.show_frac(error_frac)
 
 
-def _next(found: Recording, file: str) -> str:
-    return f"headway estimate --model Qwen/Qwen3-8B --accelerator {found.accelerator} --curves {file}"
+def _next(found: Recording, file: str, files: tuple[str, ...]) -> str:
+    words = ["headway", "estimate", "--model", "Qwen/Qwen3-8B", "--accelerator", found.accelerator, "--curves", file]
+    return shlex.join([*words, *(word for own in files for word in ("--catalog", own))])

@@ -65,6 +65,7 @@ _CHOICE_OPTIONS = (
     click.option("--expert-parallel", is_flag=True, help="Spread experts over all GPUs of the replica."),
     click.option("--weights", "weight_dtype", help="Number format of the weights; as published if left out."),
     click.option("--kv", "kv_dtype", default="bf16", show_default=True, help="Number format of the KV cache."),
+    click.option("--curves", metavar="FILE|perfdb", help="Measured kernels, before headway's own: `calibrate ops`."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An engine setting: max_num_seqs=256."),
 )
 

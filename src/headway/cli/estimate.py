@@ -163,7 +163,7 @@ def _memory(found: Estimate) -> Table:
 def _sources(found: Estimate) -> Lines:
     layers: dict[str, list[str]] = {}
     for name, p in found.calibration.provenance.items():
-        layers.setdefault(f"{p.source}, {p.as_of}", []).append(name)
+        layers.setdefault(", ".join(filter(None, (p.source, p.as_of))), []).append(name)
     lines = tuple(f"{source}: {_some(names)}" for source, names in layers.items())
     return Lines(title="Calibrated with", lines=lines)
 

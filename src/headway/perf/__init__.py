@@ -4,7 +4,7 @@
     lower(pool)         the same as integer tables, for the simulator to jump over
     memory(pool)        weights, activations, graphs and KV blocks of one GPU, as vLLM computes them
     replica(pool)       both, as the simulator takes them
-    calibration(…)      what is achieved of the datasheet, with provenance
+    calibration(…)      what is achieved of the datasheet, with provenance; applied(pool): with the curves a pool names
     band(…)             how far a figure may be off, learnt from published measurements
 
 Read from the bottom up: `formats` (bytes and compute formats of number formats), `shapes` (the matrices one GPU holds
@@ -16,6 +16,7 @@ rates, with collectives as α–β, fixed times per kernel and layer, and a host
 Speculation, adapters and draft models are not modelled here.
 """
 
+from headway.perf.applied import PERFDB, applied, own_curves
 from headway.perf.bands import band
 from headway.perf.breakdown import Batch, StepBreakdown, step
 from headway.perf.capacity import MemoryPlan, memory
@@ -24,15 +25,18 @@ from headway.perf.lowering import lower, replica
 from headway.perf.operators import Operator
 
 __all__ = [
+    "PERFDB",
     "Batch",
     "Calibration",
     "MemoryPlan",
     "Operator",
     "StepBreakdown",
+    "applied",
     "band",
     "calibration",
     "lower",
     "memory",
+    "own_curves",
     "replica",
     "step",
 ]

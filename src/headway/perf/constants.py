@@ -53,8 +53,9 @@ class Calibration:
     logit_bytes: float  # the sampler's working memory per entry of the logits
     graph_bytes: float  # of capturing CUDA graphs at all
     graph_layer_bytes: float  # of one captured CUDA graph, per layer
-    provenance: Mapping[str, Provenance]  # by field name: the layer that decided it
-    curves: Mapping[str, Curve] = field(default_factory=dict)  # a user's own, which stand before ours (`curves.curve`)
+    provenance: Mapping[str, Provenance]  # by field name: the layer that decided it; by name, a curve of the user's own
+    #: a user's own, which stand before ours (`curves.curve`)
+    curves: Mapping[str, Curve] = field(default_factory=dict, metadata={"document": False})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

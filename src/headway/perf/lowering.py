@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.perf.applied import applied
 from headway.perf.breakdown import host_time_s, launch_floor_s, pad_tokens
 from headway.perf.capacity import memory
-from headway.perf.constants import Calibration
-from headway.perf.constants import calibration as calibrated
 from headway.perf.operators import Machine, Operator, machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
 from headway.types import Replica, StepTable
 
 if TYPE_CHECKING:
+    from headway.perf.constants import Calibration
     from headway.types import FloatColumn, IntColumn, Pool
 
 _PS_PER_S = 1e12
@@ -76,7 +76,7 @@ def replica(pool: Pool, calibration: Calibration | None = None, *, context_token
     Raises:
         InfeasibleError: it does not fit, or cannot be spread that way.
     """
-    constants = calibration or calibrated(pool.accelerator, pool.engine)
+    constants = calibration or applied(pool)
     return Replica(
         settings=pool.settings,
         step=lower(pool, constants),

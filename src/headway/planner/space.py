@@ -196,6 +196,7 @@ class Space:
             weight_dtype=shape.weight_dtype,
             kv_dtype=shape.kv_dtype,
             replicas=1,
+            curves=self._scenario.curves.get(shape.accelerator.name, ""),
         )
 
     def _resolved(self, shape: Shape, tokens: int, seqs: int, *, caching: bool) -> EngineSettings:

@@ -20,7 +20,7 @@ _BF16_BYTES = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemm:
-    """(m × k) · (k × n): inputs and outputs in bf16, narrowed to the weights' format on the way in."""
+    """(m × k) · (k × n): inputs arrive in the format of the weights, and count in bf16 as in `perf.gemm`."""
 
     dtype: Dtype
     m: int

@@ -155,8 +155,9 @@ class TorchBench:
 
     def _scaled_matmul(self, rows: Any, weight: Any) -> Call:
         torch, one = self._torch, self._torch.ones((), device=self._kind)
-        multiply = partial(torch._scaled_mm, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)  # noqa: SLF001 - no public name in every version
-        return lambda: multiply(rows.to(torch.float8_e4m3fn), weight.t())
+        scaled = torch._scaled_mm  # noqa: SLF001 - torch has no public name for it in every version supported
+        narrow = rows.to(torch.float8_e4m3fn)
+        return partial(scaled, narrow, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
 
     def _decodes(self, shape: Decode) -> list[Call]:
         query = self._random(shape.batch, shape.heads, 1, shape.head_dim)

@@ -84,6 +84,7 @@ class Scenario:
     catalog: Catalog
     seed: int
     settings: Mapping[str, object] = field(default_factory=dict)
+    curves: Mapping[str, str] = field(default_factory=dict)  # by accelerator's name: what goes before headway's own
     assumptions: tuple[Assumption, ...] = ()
 
     @property

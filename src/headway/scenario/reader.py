@@ -37,6 +37,7 @@ KEYS = (
     "prices",
     "settings",
     "catalog",
+    "calibration",
     "seed",
 )
 ALLOW_KEYS = tuple(Allow.__dataclass_fields__)
@@ -86,17 +87,19 @@ def read_scenario(path: str | Path, *, catalog: Catalog | None = None) -> Scenar
     prices = Section("prices", top.find("prices"), PRICE_KEYS, ledger)
     known = catalog if catalog is not None else _load_catalog(Path(path).parent, top, prices)
     terms = _prices(prices)
+    allow = _allow(Section("allow", top.find("allow"), ALLOW_KEYS, ledger), known, terms, ledger)
     return Scenario(
         file=str(path),
         models=_models(_need(root, top, "model"), known),
         workload=_workload(_need(root, top, "workload")),
         slo=_slo(_need(root, top, "slo"), ledger),
-        allow=_allow(Section("allow", top.find("allow"), ALLOW_KEYS, ledger), known, terms, ledger),
+        allow=allow,
         policy=_policy(Section("policy", top.find("policy"), POLICY_KEYS, ledger)),
         prices=terms,
         catalog=known,
         seed=top.get("seed").integer(least=0, most=2**63 - 1),
         settings=_settings(top.find("settings")),
+        curves=_curves(top.find("calibration"), Path(path).parent, allow.accelerators, ledger),
         assumptions=tuple(ledger),
     )
 
@@ -289,4 +292,28 @@ def _settings(node: Node | None) -> dict[str, object]:
         if key not in SETTINGS:
             value.fail("this setting is swept", f"write it as a list under allow.{key}")
         found[key] = SETTINGS[key](value)
+    return found
+
+
+def _curves(
+    node: Node | None, folder: Path, accelerators: tuple[Accelerator, ...], ledger: list[Assumption]
+) -> dict[str, str]:
+    """Return the source of curves of each accelerator allowed that it has curves of."""
+    if node is None:
+        return {}
+    from headway.perf import PERFDB, own_curves
+
+    named = node.entries(("curves",)).get("curves") or node.fail("expected {curves: FILE}, or {curves: perfdb}")
+    source = named.text() if named.text() == PERFDB else str(folder / named.text())
+    found, refusals = {}, list[InputError]()
+    for accelerator in accelerators:
+        try:
+            origins = sorted({curve.provenance.source for curve in own_curves(source, accelerator).values()})
+        except InputError as error:
+            refusals.append(error)
+            continue
+        found[accelerator.name] = source
+        ledger.append(Assumption(name=f"curves of {accelerator.name}", value=named.text(), source="; ".join(origins)))
+    if not found:
+        raise refusals[0]
     return found
