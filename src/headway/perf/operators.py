@@ -14,14 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headway.errors import InputError
 from headway.perf.attention import AttentionRates, attention_rates
 from headway.perf.constants import Calibration
 from headway.perf.constants import calibration as calibrated
-from headway.perf.formats import WEIGHT_BYTES, compute_format
-from headway.perf.gemm import matrix_time, overlap
+from headway.perf.experts import expert_time
+from headway.perf.formats import compute_format
+from headway.perf.gemm import matrix_time
 from headway.perf.linear import LinearRates, linear_rates
 from headway.perf.links import ranks_reached, transfer
 from headway.perf.shapes import (
@@ -158,31 +157,19 @@ def _gemm(on: Machine, matrix: Matmul, rows: Column) -> Operator:
 
 
 def _experts(on: Machine, held: Experts, tokens: Column) -> Operator:
-    """Time the routed experts; `tokens` are those of all data-parallel ranks.
-
-    Under balanced routing a token misses one expert with probability 1 − K/E, so m tokens reach
-    E (1 − (1 − K/E)^m) experts; each is padded to whole tiles.
-    """
-    constants, dtype = on.calibration, held.dtype
-    reached = held.local * -np.expm1(np.asarray(tokens) * np.log1p(-held.per_token / held.total))
-    routed = tokens * held.per_token * held.local / held.total
-    peak = on.pool.accelerator.peak_flops_per_s[compute_format(dtype, on.pool.accelerator)]
-    bytes_per_s = on.hbm_bytes_per_s * constants.expert_memory_frac
-    flops_each = 2 * held.count * held.params_each
-    compute_s = flops_each / (peak * constants.expert_compute_frac) * np.maximum(routed, _EXPERT_TILE * reached)
-    activations = held.count * 4 * _BF16_BYTES * on.pool.model.hidden_size * tokens
-    memory_s = (flops_each / 2 * WEIGHT_BYTES[dtype] * reached + activations) / bytes_per_s
-    fixed_s = held.count * constants.expert_fixed_s
+    """Time the routed experts; `tokens` are those of all data-parallel ranks."""
+    pool, count = on.pool, held.count
+    each = expert_time(pool.accelerator, pool.engine, on.calibration, held, pool.model.hidden_size, tokens)
     return Operator(
         name="experts",
-        count=held.count,
-        flops=flops_each * routed,
-        moved_bytes=memory_s * bytes_per_s,
-        compute_s=compute_s,
-        memory_s=memory_s,
-        fixed_s=fixed_s,
-        time_s=fixed_s + overlap(compute_s, memory_s),
-        peak_flops_per_s=peak,
+        count=count,
+        flops=count * each.flops,
+        moved_bytes=count * each.moved_bytes,
+        compute_s=count * each.compute_s,
+        memory_s=count * each.memory_s,
+        fixed_s=count * each.fixed_s,
+        time_s=count * each.time_s,
+        peak_flops_per_s=pool.accelerator.peak_flops_per_s[compute_format(held.dtype, pool.accelerator)],
     )
 
 

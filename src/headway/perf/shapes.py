@@ -46,6 +46,7 @@ class Experts:
     local: float  # experts of one layer on this GPU
     total: int
     per_token: int
+    width: float  # columns of one expert's slice
     params_each: float  # weights of one expert's slice
     dtype: Dtype
 
@@ -197,12 +198,14 @@ def experts(pool: Pool) -> Experts | None:
     model, par = pool.model, pool.parallelism
     if not model.is_moe:
         return None
+    columns_frac = par.ep / (par.tp * par.dp)
     return Experts(
         count=model.moe_layers,
         local=model.num_experts / par.ep,
         total=model.num_experts,
         per_token=model.num_experts_per_tok,
-        params_each=expert_params(model) * par.ep / (par.tp * par.dp),
+        width=model.moe_intermediate_size * columns_frac,
+        params_each=expert_params(model) * columns_frac,
         dtype=pool.weight_dtype,
     )
 
