@@ -23,7 +23,12 @@ FOREIGN = re.compile(
     r"_(ms|us|ns|sec|secs|seconds|minutes|hours|kb|mb|gb|tb|kib|mib|gib|tflops|gflops|mhz|ghz|percent|pct)$"
 )
 #: Settings of engines, which keep the engine's own names.
-SETTINGS = {"prefill_schedule_interval", "waiting_served_ratio"}
+SETTINGS = {
+    "prefill_schedule_interval",
+    "waiting_served_ratio",
+    "scheduler_recv_interval",
+    "batch_wait_max_tokens_ratio",
+}
 NUMBER = re.compile(r"\b(int|float|IntColumn|FloatColumn|Column|NDArray|ndarray)\b")
 
 

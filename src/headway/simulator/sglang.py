@@ -76,6 +76,10 @@ class Sglang(Stepper):
     ends: list[Any]  # the node a holder holds
     spare_holders: list[Any]
     # queues
+    mail: list[Any]  # arrived, not looked at yet
+    every: cython.int  # decode steps between two looks
+    looked: cython.int  # decode steps since
+    filled: cython.bint  # the batch before was a prefill: the next step looks
     line: Line
     active: list[Any]  # decoding
     last: list[Any]  # of the prefill batch before this one
@@ -110,6 +114,7 @@ class Sglang(Stepper):
         self.held, self.shared, self.fresh = ints(16, 0, np.int64), ints(16, 0, np.int64), ints(16, 0, np.int8)
         self.ends = [self.tree.root] * 16
         self.spare_holders = list(range(15, -1, -1))
+        self.mail, self.every, self.looked, self.filled = [], own.scheduler_recv_interval, 0, False
         self.line = Line(table, False)
         self.active, self.last = [], []
         self.chunked, self.full = -1, False
@@ -216,7 +221,10 @@ class Sglang(Stepper):
         """Let a request that has just arrived queue up."""
         if self.unfinished == 1:  # an idle engine has forgotten
             self.ratio = self.first_ratio
-        self.line.push(request)
+        if self.every > 1:
+            self.mail.append(request)
+        else:
+            self.line.push(request)
         self.waiting += 1
         return 0
 
@@ -225,7 +233,10 @@ class Sglang(Stepper):
     def leave(self, request: cython.int) -> cython.int:
         """Free the memory and the place of a request that ended."""
         if self.table.status[request] == WAITING:
-            self.line.remove(request)
+            if request in self.mail:
+                self.mail.remove(request)
+            else:
+                self.line.remove(request)
             self.waiting -= 1
             return 0
         self.running -= 1
@@ -249,11 +260,27 @@ class Sglang(Stepper):
     @cython.exceptval(-1)
     def form(self, batch: Batch) -> cython.int:
         """Form a prefill batch if there can be one, else let everybody decode."""
+        if self.every > 1:
+            self.look()
         if self.chunked >= 0:
             self.cache(self.chunked)
         self.join()
-        if not self.prefill(batch):
+        self.filled = self.prefill(batch)
+        if not self.filled:
             self.decode_all(batch)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def look(self) -> cython.int:
+        """Let in what has arrived, every so many decode steps, after each prefill, and where nobody runs."""
+        self.looked += 1
+        if self.looked < self.every and not self.filled and self.running > 0:
+            return 0
+        self.looked = 0
+        for request in self.mail:
+            self.line.push(request)
+        self.mail = []
         return 0
 
     @cython.cfunc

@@ -161,6 +161,9 @@ class TensorRtLlm(Stepper):
     chunked: cython.bint
     no_evict: cython.bint
     in_turn: cython.bint  # chunks first come first served
+    wait_steps: cython.longlong  # most that contexts wait for others
+    wait_tokens: cython.double  # a batch with so many does not wait
+    waited: cython.longlong
     # memory
     contents: Contents
     blocks: Blocks
@@ -184,6 +187,8 @@ class TensorRtLlm(Stepper):
         # nothing is ever found where no contents are shared and nobody is thrown back
         self.caching = settings.enable_prefix_caching and (runs is not None or not self.no_evict)
         self.in_turn = own.context_chunking_policy == "FIRST_COME_FIRST_SERVED"
+        self.wait_steps, self.waited = own.batch_wait_timeout_iters, 0
+        self.wait_tokens = own.batch_wait_max_tokens_ratio * settings.max_num_batched_tokens
         self.contents, self.blocks = Contents(runs), Blocks(replica.num_gpu_blocks)
         self.held, self.count = [[] for _ in range(self.max_batch_size)], ints(self.max_batch_size)
         self.prompt, self.whole = (ints(self.max_batch_size, 0, np.int64) for _ in range(2))
@@ -514,6 +519,8 @@ class TensorRtLlm(Stepper):
                 decodes.append(request)
             if len(contexts) + len(decodes) >= self.max_batch_size:
                 break
+        if self.wait_steps > 0 and contexts and decodes and self.waits(contexts, len(decodes)):
+            contexts = []
         self.run_contexts(batch, contexts, budget)
         for request in decodes:
             row = request
@@ -523,6 +530,17 @@ class TensorRtLlm(Stepper):
                 self.count[slot] += 1
             batch.add(row, 1, 0, False)
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def waits(self, contexts: list[Any], decodes: cython.longlong) -> cython.bint:
+        """Return whether context phases wait in this step for others to share it with."""
+        tokens: cython.longlong = decodes
+        for request in contexts:
+            tokens += self.prompt_of(request)
+        waiting: cython.bint = self.waited < self.wait_steps and tokens < self.wait_tokens
+        self.waited = self.waited + 1 if waiting else 0
+        return waiting
 
     @cython.cfunc
     @cython.exceptval(-1)

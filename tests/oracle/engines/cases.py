@@ -81,11 +81,14 @@ def own_settings(engine: str, rng: np.random.Generator, *, tiny: bool, hungry: b
             prefill_max_requests=[None, 2][int(rng.random() < 0.2)],
             schedule_policy=str(rng.choice(["fcfs", "lpm"])),
             schedule_conservativeness=float(rng.choice([0.01, 0.1] if hungry else [0.3, 1.0, 1.3])),
+            scheduler_recv_interval=int(rng.choice([1, 1, 3, 10])),
         )
     if engine == "tensorrt-llm":
         return TensorRtLlmSettings(
             capacity_scheduler_policy=str(rng.choice(["GUARANTEED_NO_EVICT", "MAX_UTILIZATION"])),
             context_chunking_policy=str(rng.choice(["FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"])),
+            batch_wait_timeout_iters=int(rng.choice([0, 0, 2, 20])),
+            batch_wait_max_tokens_ratio=float(rng.choice([0.2, 0.9])),
         )
     if engine == "tgi":
         return TgiSettings(

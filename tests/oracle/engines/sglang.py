@@ -96,6 +96,8 @@ class Sglang(Engine):
         self.first_ratio = min(0.7 * self.own.schedule_conservativeness, 1.0)
         self.least_ratio = 0.14 * self.first_ratio
         self.ratio = self.first_ratio
+        self.mail: list[Row] = []  # arrived since the scheduler last looked
+        self.looked, self.filled = 0, False
         self.waiting: list[Row] = []
         self.running: list[Row] = []
         self.last: list[Row] = []  # of the prefill batch before this one
@@ -118,7 +120,7 @@ class Sglang(Engine):
 
     def counts(self) -> tuple[int, int, int]:
         free = self.free + self.tree.evictable
-        return len(self.held), len(self.waiting), free // self.size
+        return len(self.held), len(self.mail) + len(self.waiting), free // self.size
 
     # --- memory
 
@@ -162,10 +164,12 @@ class Sglang(Engine):
     def enter(self, row: Row) -> None:
         if self.unfinished == 1:
             self.ratio = self.first_ratio
-        self.waiting.append(row)
+        (self.mail if self.own.scheduler_recv_interval > 1 else self.waiting).append(row)
 
     def leave(self, row: Row) -> None:
-        if row in self.waiting:
+        if row in self.mail:
+            self.mail.remove(row)
+        elif row in self.waiting:
             self.waiting.remove(row)
         else:
             self.release(row, keep=True)
@@ -179,6 +183,10 @@ class Sglang(Engine):
             self.cache(row)
 
     def schedule(self) -> None:
+        self.looked += 1
+        if self.looked >= self.own.scheduler_recv_interval or self.filled or not self.held:
+            self.waiting += self.mail
+            self.mail, self.looked = [], 0
         if self.chunked is not None:
             self.cache(self.chunked)
         if self.last:
@@ -187,7 +195,8 @@ class Sglang(Engine):
                 self.full = False
             self.running += joined
             self.last = []
-        if not self.prefill():
+        self.filled = self.prefill()
+        if not self.filled:
             self.decode()
 
     def prefill(self) -> bool:

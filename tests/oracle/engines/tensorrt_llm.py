@@ -37,6 +37,7 @@ class TensorRtLlm(Engine):
         self.queue: deque[Row] = deque()
         self.active: list[Row] = []
         self.blocks_of: dict[Row, list[Block]] = {}  # of those that have begun
+        self.waited = 0  # steps in a row in which contexts waited for others
         self.prompt = {row: row.isl for row in self.rows}  # grows by what was generated before a pause
 
     def refuses(self, row: Row) -> bool:
@@ -231,6 +232,14 @@ class TensorRtLlm(Engine):
             for row in paused:
                 self.pause(row)
         contexts, decodes, budget = self.within_budget(fitting)
+        tokens = sum(self.prompt[row] for row in contexts) + len(decodes)
+        enough = self.own.batch_wait_max_tokens_ratio * self.settings.max_num_batched_tokens
+        if self.own.batch_wait_timeout_iters and contexts and decodes:
+            if self.waited < self.own.batch_wait_timeout_iters and tokens < enough:
+                self.waited += 1
+                contexts = []
+            else:
+                self.waited = 0
         if self.settings.enable_chunked_prefill:
             chunk = self.chunks(contexts, budget)
         else:
