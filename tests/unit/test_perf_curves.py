@@ -12,7 +12,7 @@ import pytest
 from headway.catalog import load
 from headway.errors import InputError
 from headway.perf import Calibration, calibration, curves
-from headway.perf.curves import Curve, curve, curve_for, read_curves, rising, stand_in, write_curves
+from headway.perf.curves import Curve, curve, curve_for, read_curves, read_own_curves, rising, stand_in, write_curves
 from headway.perf.gemm import matrix_roofline_s, matrix_time
 from headway.perf.links import link_bytes_per_s, ranks_reached, transfer
 from headway.perf.shapes import Matmul
@@ -126,6 +126,25 @@ def test_a_curve_whose_parts_do_not_fit_is_refused_by_name(
         read_curves(path)
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{path}: curves, gemm/x/bf16: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "message"),
+    [
+        ("gem/x/bf16", ["n", "m"], "no curves of 'gem' are asked for (did you mean 'gemm'?)"),
+        ("gemm/x/bf16", ["n", "m"], "expected the axes n, k, m, got n, m"),
+        ("attention/x/prefill", ["n", "m"], "expected the axes head_dim, got n, m"),
+        ("collectives/x/all_reduce", ["bytes", "gpus"], ""),
+    ],
+)
+def test_a_users_curve_is_one_that_is_asked_for(tmp_path: Path, name: str, axes: list[str], message: str) -> None:
+    path = a_file(tmp_path / "own.json", {"curves": {name: ENTRY | {"axes": axes}}})
+    if not message:
+        assert read_own_curves(path)[name].axes == tuple(axes)
+        return
+    with pytest.raises(InputError) as caught:
+        read_own_curves(path)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

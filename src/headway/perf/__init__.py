@@ -8,10 +8,12 @@
     band(…)             how far a figure may be off, learnt from published measurements
 
 Read from the bottom up: `formats` (bytes and compute formats of number formats), `shapes` (the matrices one GPU holds
-after sharding), `operators` (what each costs, for one batch or a column of batches), `breakdown`, `lowering`; beside
-them `capacity` (memory), `constants` (calibration) and `bands`. The physics is a roofline per operator at achievable
-rates, with collectives as α–β, fixed times per kernel and layer, and a host that overlaps; its constants are data in
-`data/`, each with its source.
+after sharding), `curves` (what kernels achieve, as measured), `gemm`, `experts`, `attention`, `linear` and `links` (how
+long each kind of kernel or exchange takes), `operators` (all of one step, for one batch or a column of batches),
+`breakdown`, `lowering`; beside them `capacity` (memory), `constants` (calibration) and `bands`. The physics is a
+roofline per operator, slowed to what was measured on that accelerator where anything was, else to achievable rates;
+fixed times per kernel and layer; and a host that overlaps. Curves and constants are data in `data/`, each with its
+source.
 
 Speculation, adapters and draft models are not modelled here.
 """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from headway.errors import InputError
 from headway.perf import perfdb
 from headway.perf.constants import Calibration, calibration
-from headway.perf.curves import read_curves
+from headway.perf.curves import OPERATORS, read_own_curves
 from headway.types import Provenance
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from headway.types import Accelerator, Pool
 
 PERFDB = "perfdb"
-#: Operators that have curves: the names of their files.
-OPERATORS = tuple(sorted(path.stem for path in (Path(__file__).parent / "data" / "curves").glob("*.json")))
 
 
 def applied(pool: Pool) -> Calibration:
@@ -85,4 +83,4 @@ def read_own(source: str) -> dict[str, Curve]:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, _changed_ns: int, _size_bytes: int) -> dict[str, Curve]:
-    return read_curves(path)
+    return read_own_curves(path)

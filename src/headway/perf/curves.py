@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from headway.types import Accelerator, FloatColumn
 
 _DATA = Path(__file__).parent / "data" / "curves"
+#: Operators that take curves: the names of the files.
+OPERATORS = tuple(sorted(path.stem for path in _DATA.glob("*.json")))
 _FIELDS = ("axes", "grid", "efficiency", "fixed_s", "rows", "error_median_frac", "error_p90_frac", "note")
 
 
@@ -219,27 +221,39 @@ def read_curves(path: str | Path) -> dict[str, Curve]:
     return found
 
 
+def read_own_curves(path: str | Path) -> dict[str, Curve]:
+    """Read a user's file of curves: of operators that take any, over the axes they take.
+
+    Raises:
+        InputError: as `read_curves`, or an operator or axes that nothing asks for.
+    """
+    found = read_curves(path)
+    for name, own in found.items():
+        operator, kind = name.partition("/")[0], name.split("/")[2:3]
+        if operator not in OPERATORS:
+            hint = nearest(operator, OPERATORS)
+            raise InputError(f"no curves of {operator!r} are asked for", file=path, place=f"curves, {name}", hint=hint)
+        ours = {stored.axes for stored in _stored(operator).values()}
+        wanted = {stored.axes for other, stored in _stored(operator).items() if other.split("/")[2:3] == kind} or ours
+        if all(set(axes) != set(own.axes) for axes in wanted):
+            expected = " or ".join(", ".join(axes) for axes in sorted(wanted))
+            problem = f"expected the axes {expected}, got {', '.join(own.axes)}"
+            raise InputError(problem, file=path, place=f"curves, {name}")
+    return found
+
+
 def _read_curve(entry: Any, origin: Provenance) -> Curve:
     if not isinstance(entry, dict):
         raise ValueError("expected an object")  # noqa: TRY004 - one kind of refusal, for the caller to place
     for key in entry:
         if key not in _FIELDS:
             raise ValueError(f"unknown key {key!r}. {nearest(key, _FIELDS)}".strip())
-    axes = entry.get("axes")
-    if not isinstance(axes, list) or not axes or not all(isinstance(name, str) for name in axes):
-        raise ValueError("axes: expected a list of names")
-    if not isinstance(entry.get("grid"), list) or len(entry["grid"]) != len(axes):
-        raise ValueError(f"grid: expected one list for each of {', '.join(axes)}")
-    grid = tuple(_numbers(f"grid, {name}", values) for name, values in zip(axes, entry["grid"], strict=True))
-    for name, values in zip(axes, grid, strict=True):
-        if values.ndim != 1 or (np.diff(values) <= 0).any():
-            raise ValueError(f"grid, {name}: expected numbers that rise")
-    table = _numbers("efficiency", entry.get("efficiency"))
-    sizes = tuple(len(values) for values in grid)
+    axes, grid = _read_grid(entry.get("axes"), entry.get("grid"))
+    table, sizes = _numbers("efficiency", entry.get("efficiency")), tuple(len(values) for values in grid)
     if table.shape != (math.prod(sizes[:-1]), sizes[-1]):
         raise ValueError(f"efficiency: expected {math.prod(sizes[:-1])} rows of {sizes[-1]} entries")
     return Curve(
-        axes=tuple(axes),
+        axes=axes,
         grid=grid,
         table=table.reshape(sizes),
         fixed_s=_number(entry, "fixed_s", 0.0),
@@ -248,6 +262,18 @@ def _read_curve(entry: Any, origin: Provenance) -> Curve:
         error_p90_frac=_number(entry, "error_p90_frac", math.nan),
         provenance=replace(origin, note=str(entry.get("note", ""))),
     )
+
+
+def _read_grid(axes: Any, grid: Any) -> tuple[tuple[str, ...], tuple[FloatColumn, ...]]:
+    if not isinstance(axes, list) or not axes or not all(isinstance(name, str) for name in axes):
+        raise ValueError("axes: expected a list of names")
+    if not isinstance(grid, list) or len(grid) != len(axes):
+        raise ValueError(f"grid: expected one list for each of {', '.join(axes)}")
+    columns = tuple(_numbers(f"grid, {name}", values) for name, values in zip(axes, grid, strict=True))
+    for name, values in zip(axes, columns, strict=True):
+        if values.ndim != 1 or (np.diff(values) <= 0).any():
+            raise ValueError(f"grid, {name}: expected numbers that rise")
+    return tuple(axes), columns
 
 
 def _numbers(what: str, values: Any) -> NDArray[np.float64]:
