@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from headway.validation.executing import Executor
     from headway.validation.explaining import Explanation
-    from headway.validation.measurements import Finding, Measurement
+    from headway.validation.measurements import Measurement
     from headway.validation.predicting import Job
     from headway.validation.ranking import NoiseFloor, Ranking
     from headway.validation.scoring import MetricScore, RowScore
@@ -72,7 +72,7 @@ def validate(
 
     known = read_table(table)
     wanted = [_wanted(word) for word in only]
-    jobs = _jobs(known.measurements, known.findings, wanted, tuple(str(file) for file in catalog))
+    jobs = _jobs(known.measurements, wanted, tuple(str(file) for file in catalog))
     if not jobs:
         raise InputError("no row is left to validate", file=table, place="only")
     done = Counter[str]()
@@ -91,7 +91,7 @@ def validate(
         noise=noise(measurements),
         rows=len(jobs) if wanted else known.rows,
         replayed=sum(not one.refused for one in scores),
-        findings=_counted(finding.code for finding in known.findings),
+        findings=_counted(one.code for one in (*known.findings, *(f for score in scores for f in score.findings))),
         refusals=_counted(one.refused for one in scores if one.refused),
         assumptions=_counted(code for one in scores for code in dict.fromkeys(one.codes)),
         worst=tuple(execute(explain, explained, executor=executor, workers=workers)),
@@ -107,18 +107,14 @@ def _wanted(word: str) -> tuple[str, str]:
 
 
 def _jobs(
-    measurements: Sequence[Measurement],
-    findings: Sequence[Finding],
-    wanted: Sequence[tuple[str, str]],
-    catalog: tuple[str, ...],
+    measurements: Sequence[Measurement], wanted: Sequence[tuple[str, str]], catalog: tuple[str, ...]
 ) -> list[Job]:
+    from headway.validation.checks import duplicates
     from headway.validation.predicting import Job
 
-    codes: dict[int, tuple[str, ...]] = {}
-    for finding in findings:
-        codes[finding.line] = (*codes.get(finding.line, ()), finding.code)
+    twice = {finding.line: finding for finding in duplicates(measurements)}
     return [
-        Job(measurement=one, findings=codes.get(one.line, ()), catalog=catalog)
+        Job(measurement=one, findings=(twice[one.line],) if one.line in twice else (), catalog=catalog)
         for one in measurements
         if all(_said(one, name).casefold() == value for name, value in wanted)
     ]
@@ -144,7 +140,7 @@ def rows_csv(found: Validated) -> str:
     out.writerow(("row", "line", "group", "fold", *about, *figure, "refused", "findings", "assumed"))
     for row in found.scores:
         head = (row.row, row.line, row.group, row.fold, *(row.axes.get(axis, "") for axis in about))
-        tail = (row.refused, " ".join(row.findings), "; ".join(row.assumed))
+        tail = (row.refused, "; ".join(f"{one.code}: {one.reason}" for one in row.findings), "; ".join(row.assumed))
         out.writerows((*head, *(_cell(getattr(one, name)) for name in figure), *tail) for one in row.comparisons)
     return text.getvalue()
 

@@ -95,7 +95,7 @@ def _shares(times_s: Mapping[str, float], whole_s: float, rest: str) -> dict[str
 def reason(row: RowScore, one: Comparison, shares: Mapping[str, float]) -> str:
     """Return the likeliest reason a figure is off: the first of these that applies."""
     if row.findings:
-        return f"the row itself is in doubt: {', '.join(row.findings)}"
+        return f"the row itself is in doubt: {row.findings[0].reason}"
     if row.assumed:
         return f"assumed: {row.assumed[0]}"
     first = next(iter(shares), "")

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 MOST_TOKENS = 2_000_000
 #: A prompt token costs the simulator far less than an output token: whole chunks are one step.
 _PROMPT_TOKENS_PER_OUTPUT_TOKEN = 50
-#: Of a closed loop at least so many times the clients, of a batch so many times the seats: one in the steady state.
-LEAST_ROUNDS = 3
+#: Of a closed loop at least so many times the clients: a burst, one in the steady state, and the end. Of a batch at
+#: least so many times the seats: a start and an end.
+LEAST_ROUNDS = {"closed": 3, "batch": 2, "poisson": 0}
 #: Requests where no source says how many: of a Poisson stream, and per client of a closed loop (the habit of
 #: InferenceMAX and of vLLM's `benchmark_serving` scripts: 10 prompts per client).
 USUAL_REQUESTS, USUAL_ROUNDS = 1000, 10
@@ -84,9 +85,9 @@ def share(load: Load, replicas: int, seats: int, seed: int) -> Share:
         seed: of what is drawn.
     """
     clients = None if load.concurrency is None else max(round(load.concurrency / replicas), 1)
-    rounds = min(clients or seats, seats if load.arrivals == "batch" else clients or seats)
     whole = _whole(load, replicas, clients)
-    number = min(whole, max(_affordable(load), LEAST_ROUNDS * rounds if load.arrivals != "poisson" else 0, 1))
+    round_ = clients if load.arrivals == "closed" and clients else seats
+    number = min(whole, max(_affordable(load), LEAST_ROUNDS[load.arrivals] * round_, 1))
     chance = np.random.default_rng(seed)
     arrive_s = _arrivals(load, replicas, number, chance)
     isl = load.isl_tokens.draw(chance, number)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from headway.catalog import load as load_catalog
 from headway.errors import HeadwayError
+from headway.validation.checks import findings_of
 from headway.validation.configuration import Configured, configure
 from headway.validation.explaining import Explanation, parts, reason
 from headway.validation.loads import seed_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from headway.catalog import Catalog
     from headway.types import Model
-    from headway.validation.measurements import Measurement
+    from headway.validation.measurements import Finding, Measurement
 
 #: What `architectures` of a config.json ends in, whatever the model.
 _ENDINGS = re.compile(r"(For(CausalLM|ConditionalGeneration)|LMHeadModel)$")
@@ -32,7 +33,7 @@ class Job:
     """One row to be predicted, wherever that happens."""
 
     measurement: Measurement
-    findings: tuple[str, ...] = ()  # codes
+    findings: tuple[Finding, ...] = ()  # that take the whole table to find
     catalog: tuple[str, ...] = ()  # files with facts of one's own
 
 
@@ -58,7 +59,7 @@ def predict(job: Job) -> RowScore:
         refused=refused,
         assumed=(*(one.text for one in configured.assumptions), *(found.assumed if found else ())),
         codes=tuple(one.code for one in configured.assumptions),
-        findings=job.findings,
+        findings=(*findings_of(row, configured), *job.findings),
         predicted=predicted,
     )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from headway.types import FloatColumn
+    from headway.validation.measurements import Finding
 
 #: Axes a scorecard is cut by, in the order shown.
 AXES = ("mode", "region", "engine", "accelerator", "family", "precision", "source")
@@ -79,7 +80,7 @@ class RowScore:
     refused: str = ""  # why it could not be predicted
     assumed: tuple[str, ...] = ()  # what the row does not say
     codes: tuple[str, ...] = field(default=(), metadata={"document": False})  # of what is assumed, to be counted
-    findings: tuple[str, ...] = ()  # what is wrong with it, by code
+    findings: tuple[Finding, ...] = ()  # what is wrong with it
     predicted: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict, metadata={"document": False}
     )  # every figure, compared or not
