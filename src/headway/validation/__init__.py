@@ -6,6 +6,10 @@ A table of measurements goes through here row by row::
     configured = configure(table.measurements[0], catalog)   # a deployment, a load, and what was assumed
 
 - `measurements.py` the nouns; `reader.py` reads CSV and Parquet; `checks.py` finds what cannot be.
-- `names.py` what a model, an accelerator, an engine is called elsewhere; `configuration.py` makes a row a deployment
-  and a load; `sources.py` what is known of the harness a row was measured with.
+- `configuration.py` makes a row a deployment and a load. Under it: `names.py` what models, accelerators, engines and
+  formats are called elsewhere; `spread.py` and `recipes.py` how GPUs were spread; `flags.py` and `serving.py` the
+  settings of the servers; `deploying.py` puts pools together; `asking.py` and `sources.py` what the harness asked for.
+
+What tables and harnesses are known to mean stands in `data/`, with sources; what a row leaves open is assumed by a rule
+and said (`Configured.assumptions`). No row is refused because of what it does not say.
 """

@@ -101,7 +101,8 @@ def _requests(row: Measurement, harness: Harness, arrivals: str, rate: float | N
         return harness.requests_per_client * row.concurrency
     if arrivals == "batch" and harness.requests_per_client == 1 and row.concurrency:
         return row.concurrency
-    return harness.requests
+    lengths = "/".join(f"{tokens.mean:g}" for tokens in (row.isl_tokens, row.osl_tokens) if tokens)
+    return harness.requests_by_lengths.get(lengths, harness.requests)
 
 
 def _prefix(row: Measurement) -> int:

@@ -28,6 +28,7 @@ class Harness:
         name: of the harness.
         source: where that is known from.
         requests: sent in all; None: `requests_per_client` times the clients.
+        requests_by_lengths: sent in all, by `isl/osl`; goes before `requests`.
         requests_per_client: in a closed loop.
         isl: lengths are drawn from the stated one times low … high.
         osl: likewise.
@@ -42,6 +43,7 @@ class Harness:
     name: str
     source: str
     requests: int | None = None
+    requests_by_lengths: Mapping[str, int] = field(default_factory=dict)
     requests_per_client: int | None = None
     isl: tuple[float, float] = (1.0, 1.0)
     osl: tuple[float, float] = (1.0, 1.0)

@@ -63,7 +63,7 @@ class Spreader:
     # -- one pool ----------------------------------------------------------------------------------
     def _whole(self) -> Parallelism:
         row = self.row
-        tp, pp, dp, ep = row.tp, row.pp or 1, row.dp or 1, row.ep or 1
+        tp, pp, dp, ep = row.tp or None, row.pp or 1, row.dp or 1, row.ep or 1
         gpus = self._gpus()
         if gpus and gpus != row.gpus:
             tp, dp, ep = (1, gpus, gpus) if tp == 1 else (gpus, 1, gpus)
