@@ -12,6 +12,7 @@ Everything else is the shipped curve, and the provenance says so. Its end-to-end
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -71,10 +72,11 @@ class Tables:
                 yield ours, known[-1].parent.name, known[-1]
 
 
-def _version(table: Path) -> list[tuple[int, str]]:
-    """Compare 0.9.0 < 0.10.0 < 0.10.0rc1: by the numbers and words between dots."""
-    digits = [("".join(filter(str.isdigit, part.split("rc")[0])) or "0", part) for part in table.parent.name.split(".")]
-    return [(int(number), part) for number, part in digits]
+def _version(table: Path) -> list[tuple[int, int]]:
+    """Order versions: 0.9.0 < 0.10.0rc3 < 0.10.0rc20 < 0.10.0 < 0.10.0.post1."""
+    words = re.findall(r"\d+|[a-z]+", table.parent.name)
+    known = {"post": (2, 0)}
+    return [(1, int(word)) if word.isdecimal() else known.get(word, (-1, 0)) for word in words] + [(0, 0)]
 
 
 def tables() -> Tables:
