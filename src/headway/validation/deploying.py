@@ -50,7 +50,7 @@ class Deployer:
 
     def _pool(self, spread: Spread, catalog: Catalog) -> Pool:
         demand = self._demand(spread.replicas)
-        settings = self._settings(demand, catalog)
+        settings = _seated(self._settings(demand, catalog), demand, spread.parallelism.dp)
         pool = Pool(
             name=spread.role,
             role=spread.role,
@@ -103,6 +103,12 @@ class Deployer:
         text = f"the weights do not fit {pool.accelerator.name}: counted as if they did"
         self.said.append(Assumption(code="does_not_fit", text=text))
         return _with_memory(pool)
+
+
+def _seated(settings: EngineSettings, demand: Demand, ranks: int) -> EngineSettings:
+    """Return settings with as many sequences as were sent, where each data-parallel rank has a limit of its own."""
+    seats = min(settings.max_num_seqs * ranks, max(settings.max_num_seqs, demand.sequences))
+    return replace(settings, max_num_seqs=seats, max_num_batched_tokens=max(settings.max_num_batched_tokens, seats))
 
 
 def _fits(pool: Pool) -> bool:
