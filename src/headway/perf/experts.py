@@ -129,7 +129,7 @@ def expert_time(
     peaks = _peaks(accelerator, held)
     compute_s, memory_s = _roofline_s(*peaks, held, work)
     time_s = rising(_KNOTS, _line_s(measured, *peaks, held, hidden), tokens)
-    slowdown = (time_s - measured.fixed_s) / np.maximum(compute_s, memory_s)
+    slowdown = (time_s - measured.fixed_s) / np.maximum(np.maximum(compute_s, memory_s), 1e-12)  # no tokens do no work
     return ExpertTime(
         flops=2 * held.params_each * work.routed,
         moved_bytes=work.moved_bytes,
