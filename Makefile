@@ -54,6 +54,7 @@ equality: $(STAMP) ## prove both engines equal to the naive twin, each on 10,000
 witness: $(STAMP) witness-llama witness-vllm ## hold the simulator to real engines on this CPU
 	$(BIN)/python tools/witness/witness_llama.py
 	$(BIN)/python tools/witness/witness_vllm.py
+	$(BIN)/python -m pytest -q tests/e2e/test_calibrate_ops.py
 
 # Without it the tests that need a llama-server are skipped.
 witness-llama: $(STAMP) ## install a real llama-server, 200 MB

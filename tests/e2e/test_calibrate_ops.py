@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools" / "witness"))  # tools are no package
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "witness"))  # tools are no package
 
 from environments import VLLM
 
@@ -24,6 +23,7 @@ import headway
 from headway.api.pools import Choice
 from headway.perf.curves import read_curves
 
+SOURCE = Path(headway.__file__).parents[1]
 MINE = """\
 sources: {bench: {title: a machine of the tests, as_of: 2026-11-21}}
 accelerators:
@@ -55,7 +55,7 @@ def calibrated(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [python(), "-m", "headway", "calibrate", "ops", *own, *words],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
