@@ -122,6 +122,11 @@ def _steady(number: int, clients: int | None) -> tuple[float, float]:
     return _STEADY if clients is None else (0.1, max(1 - clients / number, 0.2))
 
 
+def later(known: Figures, wait_s: float) -> Figures:
+    """Return figures of clients whose requests waited so long before the engine knew of them."""
+    return known | {metric: {name: v + wait_s for name, v in known[metric].items()} for metric in ("ttft_s", "e2e_s")}
+
+
 def summary(values: FloatColumn, weights: FloatColumn) -> dict[str, float]:
     """Return mean, percentiles by nearest rank and max, each value as often as its weight; NaN where there are none."""
     there = ~np.isnan(values)

@@ -23,7 +23,7 @@ from headway.perf.formats import KV_BYTES
 from headway.perf.shapes import kv_elements
 from headway.simulator import simulate
 from headway.types import SglangSettings, StepTable
-from headway.validation.figures import answers, figures
+from headway.validation.figures import answers, figures, later
 from headway.validation.loads import Lengths, share
 from headway.validation.regions import decode_ps
 
@@ -152,6 +152,5 @@ def decoding(one: Replica, load: Load) -> Replica:
 
 def joined(known: Figures, paired: Paired) -> Figures:
     """Return the decode pool's figures with the prefill pool's TTFT; a mean E2E is the sum of means."""
-    ttft = {name: value + paired.moved_s for name, value in paired.prefilled["ttft_s"].items()}
-    e2e = {name: value + paired.wait_s for name, value in known["e2e_s"].items()}
-    return known | {"ttft_s": ttft, "e2e_s": e2e}
+    ttft = later(paired.prefilled, paired.moved_s)["ttft_s"]
+    return later(known, paired.wait_s) | {"ttft_s": ttft}
