@@ -184,6 +184,19 @@ def test_what_a_device_cannot_run_is_skipped_with_its_reason() -> None:
     assert {name.split("/")[0] for name in found.measured} == {"gemm"}
 
 
+def test_a_shape_of_attention_that_does_not_run_is_passed_over() -> None:
+    class Small(Bench):
+        def sampler(self, shape: Shape) -> Callable[[], float]:
+            if isinstance(shape, Prefill) and shape.tokens > 4096:
+                raise RuntimeError("out of memory")
+            return super().sampler(shape)
+
+    found = record(recorder(bench := Small()))
+    assert not found.skipped
+    assert found.measured["attention/h100-sxm/prefill/bf16"].table == pytest.approx(0.6, rel=1e-6)
+    assert {shape.tokens for shape in bench.ran if isinstance(shape, Prefill)} == {128, 512, 1024, 2048, 4096}
+
+
 def test_nothing_recorded_is_an_error() -> None:
     class NoGemm(Bench):
         def sampler(self, shape: Shape) -> Callable[[], float]:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from headway.errors import InputError
-from headway.probe import torch_bench
+from headway.errors import EvidenceError, InputError
+from headway.probe import collectives, torch_bench
 from headway.probe.torch_bench import TorchBench, clocked, driver_version, graphed, load_torch
 
 
@@ -139,3 +139,66 @@ def test_a_gpus_facts_are_its_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_driver_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert driver_version() == ""
+
+
+# --- processes ------------------------------------------------------------------------------------------
+
+
+class Started:
+    """Processes that say so when they are killed."""
+
+    def __init__(self, *joins: bool | Exception) -> None:
+        self.joins, self.killed = list(joins), list[int]()
+        self.processes = [SimpleNamespace(kill=lambda rank=rank: self.killed.append(rank)) for rank in range(2)]
+
+    def join(self, timeout: float) -> bool:
+        outcome = self.joins.pop(0) if len(self.joins) > 1 else self.joins[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def test_processes_that_end_are_waited_for() -> None:
+    started = Started(False, False, True)
+    collectives._wait(started, ends_s=float("inf"))
+    assert started.joins == [True]
+
+
+def test_processes_that_do_not_end_are_ended() -> None:
+    started = Started(False)
+    with pytest.raises(EvidenceError, match="did not come to an end"):
+        collectives._wait(started, ends_s=0.0)
+    assert started.killed == [0, 1]
+
+
+def test_what_a_process_says_is_told_in_one_line() -> None:
+    started = Started(False, RuntimeError("\n-- Process 1 terminated --\nTraceback …\nNCCL error: no such device\n"))
+    with pytest.raises(EvidenceError, match=r"^all-reduce failed: NCCL error: no such device$"):
+        collectives._wait(started, ends_s=float("inf"))
+    assert started.killed == [0, 1]
+
+
+def test_all_processes_take_the_repeats_of_the_slowest() -> None:
+    made: list[float] = []
+    world = SimpleNamespace(
+        all_reduce=lambda tensor, op=None: tensor.__setitem__(0, 2.0) if op else made.append(1),
+        ReduceOp=SimpleNamespace(MAX="max"),
+    )
+    torch = SimpleNamespace(
+        bfloat16="bf16",
+        float64="f64",
+        distributed=world,
+        zeros=lambda size, dtype, device: [0.0] * size,
+        tensor=lambda values, dtype, device: Values(values),
+    )
+    samples = collectives._samples(torch, SimpleNamespace(type="cpu"), 64, share_s=1e9)
+    assert len(samples) == collectives._REPEATS
+    few = collectives._samples(torch, SimpleNamespace(type="cpu"), 64, share_s=1.0)
+    assert len(few) == collectives.LEAST_REPEATS, "the slowest of all took 2 s"
+
+
+class Values(list[float]):
+    """A tensor of one number."""
+
+    def __float__(self) -> float:
+        return self[0]

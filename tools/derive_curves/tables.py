@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from headway.catalog import catalog
+from headway.perf.perfdb import ENGINES, SYSTEMS
 from headway.types import Provenance
 
 if TYPE_CHECKING:
@@ -22,20 +23,8 @@ ORIGIN = Provenance(
     as_of="2026-11-21",
 )
 
-#: Directories of the tables, by name of our catalogue.
-ACCELERATORS = {
-    "a100_sxm": "a100-80-sxm",
-    "b200_sxm": "b200",
-    "b300_sxm": "b300",
-    "b60": "arc-b60",
-    "gb200": "gb200",
-    "gb300": "gb300",
-    "h100_sxm": "h100-sxm",
-    "h200_sxm": "h200-sxm",
-    "l40s": "l40s",
-    "rtx_pro_6000_server": "rtx-pro-6000",
-}
-ENGINES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
+#: Directories of the tables -> our catalogue's names.
+ACCELERATORS = {folder: name for name, folder in SYSTEMS.items()} | {"b60": "arc-b60"}
 #: L2 cache: NVIDIA's architecture whitepapers; B200 and B300 as their device queries report, Intel's for the B60.
 L2_BYTES = {
     "a100-80-sxm": 40 << 20,

@@ -128,23 +128,45 @@ class Recorder:
         """Return this share of the time left."""
         return max(self._budget_s - self.spent_s, 0.0) * share_frac
 
-    def times(
-        self, what: str, shapes: Sequence[OneShape], share_s: float, least: int | None = None
-    ) -> list[tuple[OneShape, float]]:
+    def times(self, what: str, shapes: Sequence[OneShape], share_s: float) -> list[tuple[OneShape, float]]:
         """Time shapes, each to its share of what is left when its turn comes.
+
+        Args:
+            what: they are, for people.
+            shapes: all of them are timed.
+            share_s: the time there is.
+        """
+        ends_s, found = self._clock() + share_s, []
+        for index, shape in enumerate(shapes):
+            self.progress(what, index, len(shapes))
+            found.append((shape, self._timed_s(shape, ends_s, len(shapes) - index)))
+        return found
+
+    def some_times(
+        self, what: str, shapes: Sequence[OneShape], share_s: float, least: int
+    ) -> list[tuple[OneShape, float]]:
+        """Time as many shapes as there is time for, passing over those that do not run here.
 
         Args:
             what: they are, for people.
             shapes: in the order to time them.
             share_s: the time there is.
-            least: how many are timed even beyond it; all if None.
+            least: how many are timed even beyond it.
+
+        Raises:
+            RuntimeError: none runs; what the last one said.
         """
-        ends_s, found = self._clock() + share_s, []
+        ends_s, found, failure = self._clock() + share_s, [], None
         for index, shape in enumerate(shapes):
-            if index >= (len(shapes) if least is None else least) and self._clock() > ends_s:
+            if index >= least and self._clock() > ends_s:
                 break
             self.progress(what, index, len(shapes))
-            found.append((shape, self._timed_s(shape, ends_s, len(shapes) - index)))
+            try:
+                found.append((shape, self._timed_s(shape, ends_s, len(shapes) - index)))
+            except RuntimeError as error:  # torch's, of a kernel it lacks or memory that does not suffice
+                failure = error
+        if failure and not found:
+            raise failure
         return found
 
     def _timed_s(self, shape: Shape, ends_s: float, left: int) -> float:
@@ -270,8 +292,8 @@ def _gemm(known: _Ceilings, dtype: Dtype, share_s: float) -> dict[str, Curve]:
 def _attention(known: _Ceilings, share_s: float) -> dict[str, Curve]:
     recorder, reach, half_s = known.recorder, known.reach("bf16", share_s), share_s / 2
     least = ops.LEAST_SHAPES
-    decoded = recorder.times("decode attention", ops.decodes(reach), half_s, least * len(ops.GROUPS))
-    prefilled = recorder.times("prefill attention", ops.prefills(reach), half_s, least)
+    decoded = recorder.some_times("decode attention", ops.decodes(reach), half_s, least * len(ops.GROUPS))
+    prefilled = recorder.some_times("prefill attention", ops.prefills(reach), half_s, least)
     return reduce.attention_curves(recorder.accelerator, decoded, prefilled, known.origin)
 
 

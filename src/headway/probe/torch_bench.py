@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 import shutil
 import subprocess
 import time
@@ -112,8 +113,9 @@ class TorchBench:
 
     def _cpu(self) -> Device:
         torch = self._torch
+        told: dict[str, str] = getattr(torch.cpu, "get_capabilities", dict)()  # newer versions alone
         return Device(
-            name=f"{torch.cpu.get_capabilities().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads",
+            name=f"{told.get('cpu_name') or platform.machine()}, {torch.get_num_threads()} threads",
             kind="cpu",
             count=1,
             memory_bytes=_machine_bytes(),
