@@ -100,6 +100,9 @@ def _operators(found: Estimate) -> Table:
             "host",
         )
     )
+    if step.correction_s:
+        share = units.show_frac(step.correction_s / step.total_s)
+        rows.append(("whole engines, measured", "", "", "", seconds(step.correction_s), share, ABSENT))
     return Table(
         title=f"One step on one GPU, {found.source}: {_batch(found)}",
         columns=("operator", "count", "FLOPs", "HBM bytes", "time", "share", "bound by"),

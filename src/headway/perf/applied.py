@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from headway.errors import InputError
 from headway.perf import perfdb
 from headway.perf.constants import Calibration, calibration
+from headway.perf.corrections import correction
 from headway.perf.curves import OPERATORS, read_own_curves
 from headway.types import Provenance
 
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 PERFDB = "perfdb"
 
 
-def applied(pool: Pool) -> Calibration:
+def applied(pool: Pool, fold: int | None = None) -> Calibration:
     """Return the calibration of a pool.
+
+    Args:
+        pool: what is deployed.
+        fold: a correction fitted without that fold of the measurements; None: fitted on all.
 
     Raises:
         InputError: the curves it names cannot be read, or are of other accelerators.
     """
-    constants = calibration(pool.accelerator, pool.engine)
+    constants = replace(calibration(pool.accelerator, pool.engine), correction=correction(pool, fold))
     if not pool.curves:
         return constants
     others = set(perfdb.ENGINES.values()) - {pool.engine}
@@ -78,9 +83,9 @@ def read_own(source: str) -> dict[str, Curve]:
         state = path.stat()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=source) from None
-    return _read(path, state.st_mtime_ns, state.st_size)
+    return _read(path, (state.st_mtime_ns, state.st_size))
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, _changed_ns: int, _size_bytes: int) -> dict[str, Curve]:
+def _read(path: Path, _state: tuple[int, int]) -> dict[str, Curve]:
     return read_own_curves(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headway.perf.constants import Calibration
+    from headway.perf.corrections import Correction
     from headway.types import IntColumn, Pool
 
     BoolColumn = NDArray[np.bool_]
@@ -46,6 +47,11 @@ class Batch:
         )
 
     @property
+    def is_single(self) -> bool:
+        """Whether it is one decode without context."""
+        return not len(self.chunk_new) and self.decode_contexts.tolist() == [0]
+
+    @property
     def tokens(self) -> int:
         """Tokens of the step."""
         return len(self.decode_contexts) + int(self.chunk_new.sum())
@@ -58,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepBreakdown:
-    """Where one step's time goes on one GPU; `total_s` is the sum of the operators and of what the host adds."""
+    """Where one step's time goes on one GPU; `total_s` is the sum of operators, host and correction."""
 
     operators: tuple[Operator, ...]  # all fields plain floats
     tokens: int
@@ -69,6 +75,7 @@ class StepBreakdown:
     host_s: float  # scheduling, input preparation and output processing
     hbm_bytes_per_s: float  # the datasheet's
     exposed_s: float  # what launching and the host add to gpu_s
+    correction_s: float  # what whole engines were measured to add or take (`corrections`)
     total_s: float
 
     def achieved_frac(self, op: Operator) -> float:
@@ -100,6 +107,32 @@ def step(pool: Pool, batch: Batch, calibration: Calibration | None = None) -> St
         InfeasibleError: the model cannot be spread that way.
     """
     on = machine(pool, calibration)
+    bare = _bare(on, batch)
+    correction = on.calibration.correction
+    if correction.is_none:
+        return bare
+    one_s = bare.total_s if batch.is_single else _bare(on, Batch.of([0])).total_s
+    correction_s = _corrected_s(bare, one_s, correction, mixed=bool(len(batch.chunk_new))) - bare.total_s
+    return replace(bare, correction_s=correction_s, total_s=bare.total_s + correction_s)
+
+
+def _corrected_s(bare: StepBreakdown, one_s: float, by: Correction, *, mixed: bool) -> float:
+    """Return a step's time with its parts scaled as `corrections.corrected` scales those of a table.
+
+    Args:
+        bare: the step as the kernels say.
+        one_s: the step of one decode without context.
+        by: the factors.
+        mixed: whether there are prompt tokens in it.
+    """
+    base, batch, prefill = by.factors
+    attention_s = math.fsum(op.time_s for op in bare.operators if op.name.startswith("decode attention"))
+    growth = prefill if mixed else batch
+    return base * one_s + growth * (bare.total_s - one_s - attention_s) + batch * attention_s
+
+
+def _bare(on: Machine, batch: Batch) -> StepBreakdown:
+    pool = on.pool
     share_tokens = math.ceil(batch.tokens / on.shares)
     padded, graph = pad_tokens(pool.settings.cuda_graph_sizes, np.array([share_tokens]))
     found = token_operators(on, float(padded[0]))
@@ -121,6 +154,7 @@ def step(pool: Pool, batch: Batch, calibration: Calibration | None = None) -> St
         host_s=host_s,
         hbm_bytes_per_s=on.hbm_bytes_per_s,
         exposed_s=total_s - gpu_s,
+        correction_s=0.0,
         total_s=total_s,
     )
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headway.perf.corrections import NONE, Correction
 from headway.reading import Node, read_yaml
 from headway.types import Provenance
 
@@ -55,6 +56,7 @@ class Calibration:
     graph_layer_bytes: float  # of one captured CUDA graph, per layer
     provenance: Mapping[str, Provenance]  # by field name: the layer that decided it; by name, a curve of the user's own
     #: a user's own, which stand before ours (`curves.curve`)
+    correction: Correction = NONE  # of whole steps, learnt from measurements of whole engines (`applied`)
     curves: Mapping[str, Curve] = field(default_factory=dict, metadata={"document": False})
 
 
@@ -81,7 +83,7 @@ class _Layer:
 
 
 _MAPPINGS = ("gemm_compute_frac", "gemm_memory_frac", "attention_memory_frac")
-_CONSTANTS = tuple(f.name for f in fields(Calibration) if f.name not in ("provenance", "curves"))
+_CONSTANTS = tuple(f.name for f in fields(Calibration) if f.name not in ("provenance", "curves", "correction"))
 
 
 def _value(name: str, node: Node) -> object:

@@ -13,6 +13,7 @@ waits for, except for three things a table of sums cannot know, each charged at 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from headway.perf.applied import applied
 from headway.perf.breakdown import host_time_s, launch_floor_s, pad_tokens
 from headway.perf.capacity import memory
+from headway.perf.corrections import corrected
 from headway.perf.operators import Machine, Operator, machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
 from headway.types import Replica, StepTable
@@ -52,7 +54,7 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
     decode_s = _busy_s(on, decodes, _rows_s(on, decodes / on.shares))
     mixed_s = _busy_s(on, tokens, head_s + prompts_s)
     finish = np.maximum if settings.async_scheduling else np.add
-    return StepTable(
+    bare = StepTable(
         decode_ps=_table_ps(finish(decode_s, host_time_s(on))),
         mixed_ps=_table_ps(finish(mixed_s, host_time_s(on))),
         context_ps_per_token=_ps(rates.context_s_per_token),
@@ -62,6 +64,7 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
         window_ps_per_token=_ps(rates.window_s_per_token),
         window_tokens=window,
     )
+    return corrected(bare, on.calibration.correction)
 
 
 def replica(pool: Pool, calibration: Calibration | None = None, *, context_tokens: int | None = None) -> Replica:
@@ -81,7 +84,7 @@ def replica(pool: Pool, calibration: Calibration | None = None, *, context_token
         settings=pool.settings,
         step=lower(pool, constants),
         num_gpu_blocks=memory(pool, constants).sequence_blocks(context_tokens),
-        frontend_s=constants.frontend_s,
+        frontend_s=constants.frontend_s * math.exp(constants.correction.frontend_log),
     )
 
 

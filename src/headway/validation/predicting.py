@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from headway.catalog import load as load_catalog
 from headway.errors import HeadwayError
+from headway.perf.corrections import unseen_fold
 from headway.validation.checks import findings_of
 from headway.validation.configuration import Configured, configure
 from headway.validation.explaining import Explanation, parts, reason
@@ -44,7 +45,7 @@ def predict(job: Job) -> RowScore:
     found: Replay | None = None
     refused = ""
     try:
-        found = replay(configured, seed=seed_of(row.row), fold=row.fold)
+        found = replay(configured, seed=seed_of(row.row), fold=unseen_fold(row.group))
     except HeadwayError as error:
         refused = str(error)
     predicted = found.figures if found else {}
@@ -52,10 +53,10 @@ def predict(job: Job) -> RowScore:
         row=row.row,
         line=row.line,
         group=" | ".join(row.group),
-        fold=row.fold,
+        fold=unseen_fold(row.group),
         gpus=row.gpus,
         axes=axes(row, configured) | ({"region": found.region} if found else {}),
-        comparisons=compare(_told(row, configured), predicted, lambda m: banded(configured.pool, m, row.fold)),
+        comparisons=compare(_told(row, configured), predicted, lambda m: banded(configured.pool, m, unseen_fold(row.group))),
         refused=refused,
         assumed=(*(one.text for one in configured.assumptions), *(found.assumed if found else ())),
         codes=tuple(one.code for one in configured.assumptions),
@@ -101,11 +102,11 @@ def explain(job: tuple[Job, RowScore, Comparison]) -> Explanation:
     (task, score, one) = job
     row = task.measurement
     configured = configure(row, _catalog(task.catalog))
-    found = replay(configured, seed=seed_of(row.row), fold=row.fold)
+    found = replay(configured, seed=seed_of(row.row), fold=unseen_fold(row.group))
     index = 0 if one.metric == "ttft_s" else -1
     pool = found.pools[index]
     assert one.predicted is not None  # the worst rows were predicted
-    shares = parts(one, pool, replace(configured, pools=found.pools), found.occupancy, calibrated(pool, row.fold))
+    shares = parts(one, pool, replace(configured, pools=found.pools), found.occupancy, calibrated(pool, unseen_fold(row.group)))
     return Explanation(
         row=row.row,
         about=f"{row.model}, {row.hardware}, {row.engine}",

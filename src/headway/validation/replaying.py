@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from headway.errors import EvidenceError
-from headway.perf import band, calibration, lower
+from headway.perf import applied, band, lower
 from headway.perf import replica as lowered
 from headway.simulator import simulate
 from headway.validation.figures import Figures, answers, figures, later
@@ -57,8 +57,7 @@ def calibrated(pool: Pool, fold: int | None) -> Calibration:
         pool: what is deployed.
         fold: constants fitted without this fold; None: with all rows, as `plan` and `simulate` use them.
     """
-    del fold  # the stored constants were fitted on no row of a table
-    return calibration(pool.accelerator, pool.engine)
+    return applied(pool, fold)
 
 
 def banded(pool: Pool, metric: str, fold: int | None) -> tuple[float, float] | None:

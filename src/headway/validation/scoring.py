@@ -73,7 +73,7 @@ class RowScore:
     row: str  # its id, or the line it stands on
     line: int
     group: str  # what a fit may only have whole: publication, hardware, engine and version
-    fold: int  # it is predicted with constants fitted without this fold
+    fold: int | None  # it is predicted with constants fitted without this fold; None: no fit ever saw its group
     gpus: int | None  # as the row says
     axes: Mapping[str, str]  # what it is counted under
     comparisons: tuple[Comparison, ...]
