@@ -135,7 +135,7 @@ def calibration() -> Rows:
     found = constants(load().accelerator("h100-sxm"), "vllm")
     rows = [("constant", "H100 SXM under vLLM", "from")]
     for one in dataclasses.fields(found):
-        if one.name != "provenance":
+        if one.name in found.provenance:
             origin = found.provenance[one.name]
             rows.append((one.name, _constant(one.name, getattr(found, one.name)), f"{origin.source} ({origin.as_of})"))
     return rows

@@ -55,8 +55,8 @@ class Calibration:
     graph_bytes: float  # of capturing CUDA graphs at all
     graph_layer_bytes: float  # of one captured CUDA graph, per layer
     provenance: Mapping[str, Provenance]  # by field name: the layer that decided it; by name, a curve of the user's own
-    #: a user's own, which stand before ours (`curves.curve`)
     correction: Correction = NONE  # of whole steps, learnt from measurements of whole engines (`applied`)
+    #: a user's own, which stand before ours (`curves.curve`)
     curves: Mapping[str, Curve] = field(default_factory=dict, metadata={"document": False})
 
 
