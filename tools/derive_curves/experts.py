@@ -58,6 +58,7 @@ ROUTING = "power_law_1.01"
 SHAPE = ("hidden_size", "inter_size", "num_experts", "topk")
 CONFIGURATION = (*SHAPE, "moe_tp_size", "moe_ep_size", "num_tokens")
 MOST_GPUS = 64
+SMOOTHNESS = 0.05  # models' shapes fill the grid in patches
 LEAST_SHAPES = 2  # of models: one alone says nothing of another
 #: Models whose experts have two matrices, no gate (Nemotron 3), by (inter_size, topk).
 UNGATED = ((1856, 6), (2688, 22), (5120, 22))
@@ -65,7 +66,9 @@ UNGATED = ((1856, 6), (2688, 22), (5120, 22))
 #: Hopper is FlashInfer's at its untuned default, four times slower than vLLM 0.19's and TensorRT-LLM's.
 OTHER_KERNELS = {
     ("9", "sglang", "bf16"): "cutlass",
+    ("9", "sglang", "mxfp4"): "marlin",
     ("9", "vllm", "fp8"): "cutlass",
+    ("9", "vllm", "mxfp4"): "marlin|vllm_mxfp4_moe",
     ("10", "sglang", "bf16"): "triton",
     ("10", "sglang", "fp8_block"): "triton",
     ("10", "tensorrt-llm", "fp8_block"): "deepgemm",
@@ -84,7 +87,7 @@ NOT_SHARED = (("tensorrt-llm", "bf16"), ("tensorrt-llm", "fp8"), ("vllm", "int4"
 
 def curves(root: Path) -> dict[str, dict[str, Curve]]:
     """Return one curve for each accelerator, format and engine."""
-    found = {key: reduce_rows(rows, GRID) for key, rows in sorted(_rows(root).items())}
+    found = {key: reduce_rows(rows, GRID, SMOOTHNESS) for key, rows in sorted(_rows(root).items())}
     return {"experts": found}
 
 

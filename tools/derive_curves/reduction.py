@@ -72,27 +72,27 @@ def fixed_s(rows: Rows) -> float:
     return FIXED_FRAC * float(np.quantile(rows.time_s, 0.001))
 
 
-def reduce_rows(rows: Rows, grid: Mapping[str, Sequence[float]]) -> Curve:
+def reduce_rows(rows: Rows, grid: Mapping[str, Sequence[float]], smoothness: float = SMOOTHNESS) -> Curve:
     """Fit a curve to all rows, and state its error on rows that a fit to the others never saw."""
-    errors = np.concatenate([_held_out_error(rows, grid, fold) for fold in range(HELD_OUT_FOLDS)])
+    errors = np.concatenate([_held_out_error(rows, grid, smoothness, fold) for fold in range(HELD_OUT_FOLDS)])
     return replace(
-        fit_curve(rows, grid),
+        fit_curve(rows, grid, smoothness),
         rows=len(rows.time_s),
         error_median_frac=float(np.median(errors)),
         error_p90_frac=float(np.quantile(errors, 0.9)),
     )
 
 
-def _held_out_error(rows: Rows, grid: Mapping[str, Sequence[float]], fold: int) -> Column:
+def _held_out_error(rows: Rows, grid: Mapping[str, Sequence[float]], smoothness: float, fold: int) -> Column:
     held = rows.group % HELD_OUT_FOLDS == fold
     if not held.any() or held.all():
         return np.zeros(0)
-    fitted, others = fit_curve(rows.take(~held), grid), rows.take(held)
+    fitted, others = fit_curve(rows.take(~held), grid, smoothness), rows.take(held)
     error: Column = np.abs(fitted.time_s(others.roofline_s, **others.axes) / others.time_s - 1)
     return error
 
 
-def fit_curve(rows: Rows, grid: Mapping[str, Sequence[float]]) -> Curve:
+def fit_curve(rows: Rows, grid: Mapping[str, Sequence[float]], smoothness: float) -> Curve:
     """Fit the efficiencies at the grid points.
 
     A row weighs by how much of its time depends on the efficiency: (1 − fixed / time)².
@@ -102,7 +102,7 @@ def fit_curve(rows: Rows, grid: Mapping[str, Sequence[float]]) -> Curve:
     log_efficiency = np.log(rows.roofline_s / busy_s)
     weights = (busy_s / rows.time_s) ** 2
     shape = tuple(len(values) for values in points)
-    matrix, vector = _smoothing(shape), np.zeros(np.prod(shape))
+    matrix, vector = smoothness * _differences(shape), np.zeros(np.prod(shape))
     corners = _corners(points, [rows.axes[name] for name in grid])
     for (index, share), (other, other_share) in itertools.product(corners, corners):
         pairs = np.bincount(index * len(vector) + other, weights * share * other_share, minlength=matrix.size)
@@ -128,15 +128,15 @@ def _corners(points: list[Column], columns: list[Column]) -> list[tuple[NDArray[
     return found
 
 
-def _smoothing(shape: tuple[int, ...]) -> Column:
+def _differences(shape: tuple[int, ...]) -> Column:
     """Return the penalty on differences of neighbours, so that every point is determined."""
     flat = np.arange(np.prod(shape)).reshape(shape)
     matrix = np.zeros((flat.size, flat.size))
     for axis, size in enumerate(shape):
         below = np.take(flat, range(size - 1), axis).ravel()
         above = np.take(flat, range(1, size), axis).ravel()
-        np.add.at(matrix, (below, below), SMOOTHNESS)
-        np.add.at(matrix, (above, above), SMOOTHNESS)
-        np.add.at(matrix, (below, above), -SMOOTHNESS)
-        np.add.at(matrix, (above, below), -SMOOTHNESS)
+        np.add.at(matrix, (below, below), 1.0)
+        np.add.at(matrix, (above, above), 1.0)
+        np.add.at(matrix, (below, above), -1.0)
+        np.add.at(matrix, (above, below), -1.0)
     return matrix
