@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headway.validation.loads import Load
     from headway.validation.measurements import Measurement
     from headway.validation.names import EngineName
-    from headway.validation.recipes import Recipe
+    from headway.validation.recipes import Recipe, Workers
     from headway.validation.sources import Harness
     from headway.validation.spread import Spread
 
@@ -50,7 +50,7 @@ class Deployer:
 
     def _pool(self, spread: Spread, catalog: Catalog) -> Pool:
         demand = self._demand(spread.replicas)
-        settings = _seated(self._settings(demand, catalog), demand, spread.parallelism.dp)
+        settings = _seated(self._settings(demand, spread.listed, catalog), demand, spread.parallelism.dp)
         pool = Pool(
             name=spread.role,
             role=spread.role,
@@ -61,23 +61,25 @@ class Deployer:
             settings=settings,
             parallelism=spread.parallelism,
             weight_dtype=self.dtype,
-            kv_dtype=kv_dtype_of(self.row, kv_dtype(self.row.note), self._usual_kv()),
+            kv_dtype=kv_dtype_of(self.row, kv_dtype(self.row.note), self._usual_kv(spread.listed)),
             replicas=spread.replicas,
         )
         return self._fitting(pool, demand)
 
-    def _settings(self, demand: Demand, catalog: Catalog) -> EngineSettings:
-        given = dict(self.harness.settings) | flags(self.row.note)
+    def _settings(self, demand: Demand, listed: Workers | None, catalog: Catalog) -> EngineSettings:
+        given = dict(self.harness.settings) | _limits(listed, demand) | flags(self.row.note)
         if "prefix cache" in self.row.features or self.load.prefix_tokens:
             given["enable_prefix_caching"] = True
         return settings_of(self.engine, self.accelerator, demand, given, catalog)
 
-    def _usual_kv(self) -> str:
-        """FP8 KV goes with quantised weights, where the hardware has the format.
+    def _usual_kv(self, listed: Workers | None) -> str:
+        """What a recipe lists; else FP8 KV goes with quantised weights, where the hardware has the format.
 
         NVIDIA's own quantised checkpoints ask for it (`kv_cache_quant_algo` of their hf_quant_config.json), and
         TensorRT-LLM obeys.
         """
+        if listed and listed.kv_dtype:
+            return listed.kv_dtype
         peaks = self.accelerator.peak_flops_per_s
         if self.dtype == "bf16" or not ("fp8" in peaks or "fp4" in peaks):
             return ""
@@ -103,6 +105,16 @@ class Deployer:
         text = f"the weights do not fit {pool.accelerator.name}: counted as if they did"
         self.said.append(Assumption(code="does_not_fit", text=text))
         return _with_memory(pool)
+
+
+def _limits(listed: Workers | None, demand: Demand) -> dict[str, object]:
+    """Return the limits a recipe lists; of seats no more than are taken, since each is given memory."""
+    found: dict[str, object] = {}
+    if listed and listed.max_num_batched_tokens:
+        found["max_num_batched_tokens"] = listed.max_num_batched_tokens
+    if listed and listed.max_num_seqs:
+        found["max_num_seqs"] = min(listed.max_num_seqs, max(demand.sequences, 1))
+    return found
 
 
 def _seated(settings: EngineSettings, demand: Demand, ranks: int) -> EngineSettings:

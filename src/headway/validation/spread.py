@@ -24,11 +24,12 @@ _MOST_TP = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """One pool: its role, how each replica is spread, and how many there are."""
+    """One pool: its role, how each replica is spread, and how many there are; the workers a recipe lists for it."""
 
     role: Literal["mixed", "prefill", "decode"]
     parallelism: Parallelism
     replicas: int
+    listed: Workers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ class Spreader:
 
     def _listed(self, role: Literal["mixed", "prefill", "decode"], workers: Workers) -> Spread:
         tp, dp = (1, workers.gpus) if workers.attention_dp else (workers.gpus, 1)
-        return Spread(role=role, parallelism=self._possible(tp, 1, dp, workers.ep), replicas=workers.count)
+        spread = self._possible(tp, 1, dp, workers.ep, listed=True)
+        return Spread(role=role, parallelism=spread, replicas=workers.count, listed=workers)
 
     # -- one pool ----------------------------------------------------------------------------------
     def _whole(self) -> Parallelism:
@@ -100,11 +102,11 @@ class Spreader:
         self.said.append(Assumption(code="tp_smallest_that_fits", text=text))
         return tp
 
-    def _possible(self, tp: int, pp: int, dp: int, ep: int) -> Parallelism:
+    def _possible(self, tp: int, pp: int, dp: int, ep: int, *, listed: bool = False) -> Parallelism:
         """Return the nearest spread the model's shape allows."""
         model, kv = self.model, self.model.num_key_value_heads
         divides = model.num_attention_heads % tp == 0 and (model.is_mla or kv % tp == 0 or tp % kv == 0)
-        if (tp > _MOST_TP and model.is_moe) or not divides:
+        if (tp > _MOST_TP and model.is_moe and not listed) or not divides:
             inner = 1 if model.is_moe else _divisor(model, tp)
             text = f"tp {tp} as attention data parallelism over {tp // inner} ranks"
             self.said.append(Assumption(code="tp_as_attention_dp", text=text))
