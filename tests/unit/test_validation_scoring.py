@@ -167,7 +167,8 @@ def test_throughput_of_a_closed_loop_is_littles_where_it_is_not_given() -> None:
 
 def test_noise_is_the_spread_of_what_was_measured_again_on_another_day() -> None:
     rows = [
-        measured(note="measured 2026-01-01", measured={"tpot_s": {"p50": 0.09}}),
+        measured(note="measured 2026-01-01", measured={"tpot_s": {"p50": 0.09}}, source="a/b:another"),
+        measured(note="measured 2026-01-02", measured={"tpot_s": {"p50": 0.09}}),  # the same place as the next
         measured(note="measured 2026-01-02", measured={"tpot_s": {"p50": 0.11}}),
         measured(note="measured 2026-01-02", measured={"tpot_s": {"p50": 0.50}}, engine_version="2"),
     ]

@@ -20,14 +20,11 @@ if TYPE_CHECKING:
 _SHOWN: dict[str, tuple[str, str, float]] = {
     "ttft_s": ("TTFT", "ms", 1e3),
     "tpot_s": ("TPOT", "ms", 1e3),
-    "itl_s": ("ITL", "ms", 1e3),
-    "e2e_s": ("E2E", "s", 1.0),
     "output_tokens_per_s": ("output tokens/s", "", 1.0),
 }
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, INK, FAINT)
 #: Axes whose slices are shown, and how many of each: the largest.
 _AXES, _SLICES = ("mode", "region", "engine", "accelerator", "family", "precision"), 9
-_MAIN = ("ttft_s", "tpot_s", "output_tokens_per_s")
 
 
 def validation_figures(rows: Sequence[RowScore]) -> dict[str, Figure]:
@@ -45,7 +42,7 @@ def _scatter(rows: Sequence[RowScore]) -> Figure:
     shown = [metric for metric in _SHOWN if _points(rows, metric)]
     engines = _largest([row.axes.get("engine", "") for row in rows], len(_COLOURS))
     with drawing():
-        figure = Figure(figsize=(3.9 * max(len(shown), 1), 4.3))
+        figure = Figure(figsize=(4.2 * max(len(shown), 1), 5.0))
         figure.suptitle(
             "Predicted by constants that never saw the row, against measured", x=0.01, ha="left", fontsize=12
         )
@@ -54,7 +51,7 @@ def _scatter(rows: Sequence[RowScore]) -> Figure:
             _panel(axes, _points(rows, metric), metric, engines)
         if shown:
             handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(engines) + 1, markerscale=2)
+            figure.legend(handles, labels, loc="outside lower center", ncols=4, markerscale=2)
     return figure
 
 
@@ -79,7 +76,7 @@ def _panel(axes: Axes, points: Sequence[tuple[str, float, float]], metric: str, 
     for engine, colour in zip(engines, _COLOURS, strict=False):
         mine = np.array([one[1:] for one in points if one[0] == engine]).reshape(-1, 2)
         axes.scatter(mine[:, 0], mine[:, 1], s=5, color=colour, alpha=0.45, lw=0, label=engine, rasterized=True)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     axes.set_title(f"{name}: {len(points):,} rows")
     axes.set_xlabel(f"measured ({unit})" if unit else "measured")
     axes.set_ylabel(f"predicted ({unit})" if unit else "predicted")
@@ -95,7 +92,7 @@ def _residuals(rows: Sequence[RowScore]) -> Figure:
     from matplotlib.figure import Figure
 
     groups = _groups(rows)
-    metrics = [metric for metric in _MAIN if _points(rows, metric)]
+    metrics = [metric for metric in _SHOWN if _points(rows, metric)]
     with drawing():
         figure = Figure(figsize=(3.6 * max(len(metrics), 1) + 1.6, 0.19 * len(groups) + 1.4))
         figure.suptitle("Error by slice: median, and from p10 to p90", x=0.01, ha="left", fontsize=12)

@@ -95,13 +95,13 @@ def _shares(times_s: Mapping[str, float], whole_s: float, rest: str) -> dict[str
 def reason(row: RowScore, one: Comparison, shares: Mapping[str, float]) -> str:
     """Return the likeliest reason a figure is off: the first of these that applies."""
     if row.findings:
-        return f"the row itself is in doubt: {row.findings[0].reason}"
-    if row.assumed:
-        return f"assumed: {row.assumed[0]}"
+        return f"the row itself is in doubt: {', '.join(one.code for one in row.findings)}"
     first = next(iter(shares), "")
     if row.axes.get("region") == "saturated":
         return "saturated: queues multiply a small error of the service rate"
     if first in ("waiting for others", "prefills of others"):
         return f"mostly {first}: how the engine mixes prompts with decodes, more than how long a step takes"
     direction = "faster" if one.predicted and one.predicted < one.measured else "slower"
-    return f"mostly {first}: predicted {direction} than it ran there" if first else "no single part stands out"
+    if first:
+        return f"mostly {first}: predicted {direction} than it ran there"
+    return f"assumed: {', '.join(row.codes)}" if row.codes else "no single part stands out"

@@ -153,7 +153,9 @@ def _configuration(one: Measurement) -> tuple[Hashable, ...]:
 def _spreads(groups: Iterable[Sequence[Measurement]], metric: str) -> list[float]:
     found = []
     for group in groups:
-        values = [value for one in group if (value := one.value(metric))]
+        # one place states one run: a second figure from it is of something else that the table does not tell apart
+        runs = {one.source: one for one in group}.values()
+        values = [value for one in runs if (value := one.value(metric))]
         if len(values) > 1:
             found.append((max(values) - min(values)) * len(values) / sum(values))
     return found
