@@ -126,7 +126,10 @@ def ready(pool: Pool, load: Load, drafts: Speculation | None, fold: int | None) 
         return one
     width = 1 + drafts.num_speculative_tokens
     seats, tokens = pool.settings.max_num_seqs * width, pool.settings.max_num_batched_tokens
-    wide = replace(pool.settings, max_num_seqs=seats, max_num_batched_tokens=max(seats, tokens))
+    graphs = tuple(size * width for size in pool.settings.cuda_graph_sizes)  # captured by sequences
+    wide = replace(
+        pool.settings, max_num_seqs=seats, max_num_batched_tokens=max(seats, tokens), cuda_graph_sizes=graphs
+    )
     step = lower(replace(pool, settings=wide), constants)
     layers = 1 + drafts.num_speculative_tokens / pool.model.num_hidden_layers
     longer = context / max(load.isl_tokens.mean + load.osl_tokens.mean / tokens_per_step(drafts) / 2, 1)
