@@ -129,8 +129,8 @@ def written(page: str, found: dict[str, Any]) -> str:
         ValueError: the page lacks a block.
     """
     for name, block in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        page, times = pattern.subn(lambda match, block=block: f"{match[1]}{block(found)}{match[2]}", page)  # type: ignore[misc]
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        page, times = pattern.subn(lambda match, block=block: f"{match[1]}{block(found)}\n{match[2]}", page)  # type: ignore[misc]
         if times != 1:
             raise ValueError(f"the page has {times} blocks {name!r}, expected one")
     return page
