@@ -105,9 +105,9 @@ def test_constants_never_saw_the_rows_fold(table: Path, monkeypatch: pytest.Monk
     asked: list[int | None] = []
     usual = replaying.calibrated
 
-    def recorded(pool, fold):  # noqa: ANN001, ANN202 - as `calibrated`
+    def recorded(pool, fold, *more):  # noqa: ANN001, ANN002, ANN202 - as `calibrated`
         asked.append(fold)
-        return usual(pool, fold)
+        return usual(pool, fold, *more)
 
     monkeypatch.setattr(replaying, "calibrated", recorded)
     one = headway.validate(table, only=["row=A1"], workers=1)
