@@ -12,11 +12,12 @@ from headway.validation.asking import load_of
 from headway.validation.deploying import Deployer
 from headway.validation.names import Assumption, accelerator_of, engine_of, model_of, weight_dtype_of
 from headway.validation.recipes import recipe_of
+from headway.validation.servers import server_of, started
 from headway.validation.sources import harness_of
 
 if TYPE_CHECKING:
     from headway.catalog import Catalog
-    from headway.types import Dtype, Model
+    from headway.types import Accelerator, Dtype, Model
     from headway.validation.loads import Load
     from headway.validation.measurements import Measurement
     from headway.validation.recipes import Recipe
@@ -91,6 +92,7 @@ def configure(row: Measurement, catalog: Catalog) -> Configured:
         dtype=dtype,
         load=load,
         harness=harness,
+        options=_started(row, accelerator, engine.policy, recipe, said) if harness.name == "inferencex" else "",
         said=said,
     )
     return Configured(
@@ -110,6 +112,13 @@ def _weights(row: Measurement, model: Model, harness: Harness, said: list[Assump
         said.append(Assumption(code="weights_of_harness", text=f"{row.weight_dtype} is run in {harness.weight_dtype}"))
         return weight_dtype_of(replace(row, weight_dtype=harness.weight_dtype), model, said)
     return weight_dtype_of(row, model, said)
+
+
+def _started(
+    row: Measurement, accelerator: Accelerator, engine: str, recipe: Recipe | None, said: list[Assumption]
+) -> str:
+    server = server_of(row, accelerator, engine, recipe)
+    return started(server, row, said) if server else ""
 
 
 def _adapters(row: Measurement) -> int:

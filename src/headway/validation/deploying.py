@@ -39,6 +39,7 @@ class Deployer:
     dtype: Dtype
     load: Load
     harness: Harness
+    options: str  # its server was started with, beside those its note quotes
     said: list[Assumption]
 
     def pools(self, recipe: Recipe | None, catalog: Catalog) -> tuple[Pool, ...]:
@@ -61,13 +62,16 @@ class Deployer:
             settings=settings,
             parallelism=spread.parallelism,
             weight_dtype=self.dtype,
-            kv_dtype=kv_dtype_of(self.row, kv_dtype(self.row.note), self._usual_kv(spread.listed)),
+            kv_dtype=kv_dtype_of(
+                self.row, kv_dtype(self.row.note) or kv_dtype(self.options), self._usual_kv(spread.listed)
+            ),
             replicas=spread.replicas,
         )
         return self._fitting(pool, demand)
 
     def _settings(self, demand: Demand, listed: Workers | None, catalog: Catalog) -> EngineSettings:
-        given = dict(self.harness.settings) | _limits(listed, demand) | flags(self.row.note)
+        given = dict(self.harness.settings) | _limits(listed, demand)
+        given |= _taken(flags(self.options), demand) | flags(self.row.note)
         if "prefix cache" in self.row.features or self.load.prefix_tokens:
             given["enable_prefix_caching"] = True
         return settings_of(self.engine, self.accelerator, demand, given, catalog)
@@ -108,13 +112,17 @@ class Deployer:
 
 
 def _limits(listed: Workers | None, demand: Demand) -> dict[str, object]:
-    """Return the limits a recipe lists; of seats no more than are taken, since each is given memory."""
-    found: dict[str, object] = {}
-    if listed and listed.max_num_batched_tokens:
-        found["max_num_batched_tokens"] = listed.max_num_batched_tokens
-    if listed and listed.max_num_seqs:
-        found["max_num_seqs"] = min(listed.max_num_seqs, max(demand.sequences, 1))
-    return found
+    """Return the limits a recipe lists."""
+    names = ("max_num_batched_tokens", "max_num_seqs")
+    found = {name: getattr(listed, name) for name in names if getattr(listed, name, None)}
+    return _taken(found, demand)
+
+
+def _taken(given: dict[str, object], demand: Demand) -> dict[str, object]:
+    """Return settings with no more seats than are taken, since each is given memory."""
+    if "max_num_seqs" in given:
+        return given | {"max_num_seqs": min(int(str(given["max_num_seqs"])), max(demand.sequences, 1))}
+    return given
 
 
 def _seated(settings: EngineSettings, demand: Demand, ranks: int) -> EngineSettings:

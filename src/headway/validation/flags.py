@@ -15,8 +15,16 @@ _COUNTS = {
     "max-model-len": "max_model_len",
     "context-length": "max_model_len",
     "max-seq-len": "max_model_len",
+    "max-prefill-tokens": "max_prefill_tokens",
+    "scheduler-recv-interval": "scheduler_recv_interval",
+    "batch-wait-timeout-iters": "batch_wait_timeout_iters",
+    "cuda-graph-max-bs": "cuda_graph_max_bs",
 }
-_FRACTIONS = {"gpu-memory-utilization": "gpu_memory_utilization", "mem-fraction-static": "gpu_memory_utilization"}
+_FRACTIONS = {
+    "gpu-memory-utilization": "gpu_memory_utilization",
+    "mem-fraction-static": "gpu_memory_utilization",
+    "batch-wait-max-tokens-ratio": "batch_wait_max_tokens_ratio",
+}
 _SWITCHES = {
     "async-scheduling": ("async_scheduling", True),
     "no-async-scheduling": ("async_scheduling", False),

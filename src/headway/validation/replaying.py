@@ -9,9 +9,6 @@ simulations that wait for each other (`pairs`).
 Drafts (MTP, EAGLE) are a step that verifies all of them and yields the tokens accepted: `tokens_per_step` of them, as
 the row's configuration assumes. Such a step computes 1 + k tokens of each sequence and, to draft, k more layers.
 
-A server that looks for new requests every k steps only (SGLang's `scheduler_recv_interval`) lets them wait for k / 2
-steps on average: a client comes back so much later, and TTFT is so much longer.
-
 A static batch, and a single stream of llama-bench, are told phase by phase: TTFT is the prompt phase of the whole
 batch, and output tokens per second are those of the decode phase.
 """
@@ -25,18 +22,16 @@ from headway.errors import EvidenceError
 from headway.perf import applied, band, lower
 from headway.perf import replica as lowered
 from headway.simulator import simulate
-from headway.validation.figures import Figures, answers, figures, later
+from headway.validation.figures import Figures, answers, figures
 from headway.validation.loads import Share, share
 from headway.validation.pairs import Paired, balance, decoding, joined
-from headway.validation.regions import Occupancy, Region, decode_ps, occupancy, region
+from headway.validation.regions import Occupancy, Region, occupancy, region
 
 if TYPE_CHECKING:
     from headway.perf import Calibration
     from headway.types import Pool, Replica, Speculation
     from headway.validation.configuration import Configured
     from headway.validation.loads import Load
-
-_PS_PER_S = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +94,13 @@ def replay(row: Configured, *, seed: int, fold: int | None) -> Replay:
     pool, one = pools[-1], ones[-1]
     running = decoding(one, load) if paired else one
     drawn = _drawn(load, pool, row.speculation, seed)
-    wait_s = paired.wait_s if paired else _unseen_s(row, one, drawn)
+    wait_s = paired.wait_s if paired else 0.0
     found = simulate(drawn.requests, running, concurrency=drawn.clients, turnaround_s=wait_s)
     became = answers(drawn, found, running)
     where = occupancy(became, load, found, running)
     known = figures(became, drawn, found, pool.replicas)
     return Replay(
-        figures=_as_told(joined(known, paired) if paired else later(known, wait_s), row),
+        figures=_as_told(joined(known, paired) if paired else known, row),
         region=region(where, one.step),
         occupancy=where,
         pools=pools,
@@ -155,14 +150,6 @@ def _drawn(load: Load, pool: Pool, drafts: Speculation | None, seed: int) -> Sha
         return drawn
     steps = (drawn.requests.osl_tokens / tokens_per_step(drafts)).round().astype("int64").clip(min=1)
     return replace(drawn, requests=replace(drawn.requests, osl_tokens=steps), tokens_per_step=tokens_per_step(drafts))
-
-
-def _unseen_s(row: Configured, one: Replica, drawn: Share) -> float:
-    """Return how long a client's request waits on average until the server looks for it."""
-    clients = drawn.clients or 1
-    steps = row.harness.polled_steps(row.pool.engine, row.pool.accelerator.name, row.load.concurrency or 1)
-    context = row.load.isl_tokens.mean + row.load.osl_tokens.mean / 2
-    return (steps - 1) / 2 * decode_ps(one.step, min(clients, one.settings.max_num_seqs), context) / _PS_PER_S
 
 
 def _paired(row: Configured, ones: list[Replica], seed: int) -> Paired:

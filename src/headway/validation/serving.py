@@ -31,6 +31,14 @@ _TGI_SEQS, _TGI_TOKENS, _TGI_GRAPHS = 512, 4096, (1, 2, 4, 8, 16, 32)
 _LLAMA_BATCH = 2048
 #: Largest batch SGLang and TensorRT-LLM capture; they differ by memory and version, most of today's stop here.
 _GRAPH_LIMIT = 512
+#: Settings that only some engines have.
+_OWN = {
+    "max_prefill_tokens": ("sglang",),
+    "scheduler_recv_interval": ("sglang",),
+    "batch_wait_timeout_iters": ("tensorrt-llm",),
+    "batch_wait_max_tokens_ratio": ("tensorrt-llm",),
+    "cuda_graph_max_bs": ("sglang", "tensorrt-llm"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +62,10 @@ def settings_of(
         given: settings known, by the names of `EngineSettings`; they go before the engine's defaults.
         catalog: the defaults of engines.
     """
-    known = {name: value for name, value in given.items() if name != "max_model_len"}
+    policy = engine.policy
+    known = {
+        name: value for name, value in given.items() if name != "max_model_len" and policy in _OWN.get(name, (policy,))
+    }
     length = max(int(str(given.get("max_model_len", 0))), demand.sequence_tokens)
     make = {"vllm": _vllm, "sglang": _sglang, "tensorrt-llm": _trtllm, "tgi": _tgi, "llama.cpp": _llama_cpp}
     return make[engine.policy](engine, accelerator, replace_length(demand, length), known, catalog)
@@ -117,10 +128,13 @@ def _sglang(
 ) -> EngineSettings:
     usual = next(size for least, size in _SGLANG_CHUNKS if accelerator.hbm_bytes >= least * _GIB)
     chunk = given.pop("max_num_batched_tokens", usual)
-    plain = _plain(engine, demand, catalog, seqs=_SGLANG_SEQS, tokens=max(chunk, _SGLANG_PREFILL))
-    return _with(
-        plain, given, own=SglangSettings(chunked_prefill_size=chunk, max_prefill_tokens=max(chunk, _SGLANG_PREFILL))
+    prefill = max(chunk, given.pop("max_prefill_tokens", _SGLANG_PREFILL))
+    own = SglangSettings(
+        chunked_prefill_size=chunk,
+        max_prefill_tokens=prefill,
+        scheduler_recv_interval=given.pop("scheduler_recv_interval", 1),
     )
+    return _with(_plain(engine, demand, catalog, seqs=_SGLANG_SEQS, tokens=prefill), given, own=own)
 
 
 def _trtllm(
@@ -130,7 +144,9 @@ def _trtllm(
     # without chunking a prompt has to fit into one step: as benchmark scripts set it, prompt and batch together
     tokens = max(_TRTLLM_TOKENS, demand.prompt_tokens + min(demand.sequences, _TRTLLM_SEQS) + 64)
     plain = _plain(engine, demand, catalog, seqs=_TRTLLM_SEQS, tokens=tokens)
-    found = _with(plain, given, own=TensorRtLlmSettings())
+    waits = ("batch_wait_timeout_iters", "batch_wait_max_tokens_ratio")
+    own = TensorRtLlmSettings(**{name: given.pop(name) for name in waits if name in given})
+    found = _with(plain, given, own=own)
     return replace(found, max_num_batched_tokens=max(found.max_num_batched_tokens, demand.prompt_tokens))
 
 
@@ -169,7 +185,7 @@ def _plain(engine: EngineName, demand: Demand, catalog: Catalog, *, seqs: int, t
 
 
 def _with(plain: EngineSettings, given: dict[str, Any], *, own: Any) -> EngineSettings:
-    eager = given.pop("enforce_eager", False)
+    eager, limit = given.pop("enforce_eager", False), given.pop("cuda_graph_max_bs", _GRAPH_LIMIT)
     found = replace(plain, **given, own=own)
-    sizes = () if eager else graph_sizes(_GRAPH_LIMIT, found.max_num_seqs, found.max_num_batched_tokens)
+    sizes = () if eager else graph_sizes(limit, found.max_num_seqs, found.max_num_batched_tokens)
     return replace(found, cuda_graph_sizes=sizes)

@@ -15,7 +15,7 @@ from headway.validation.measurements import source_family
 from headway.validation.names import DATA
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from headway.validation.measurements import Measurement
 
@@ -37,7 +37,6 @@ class Harness:
         kv_dtype: of its servers, where nothing else says.
         weight_dtype: of its servers, where the table states another that was not run; empty: as the table says.
         settings: what its servers are started with, by the names of `EngineSettings`.
-        polls: by engine and accelerator, [from so many clients, steps between two looks for new requests].
         note: what else is known.
     """
 
@@ -53,13 +52,7 @@ class Harness:
     kv_dtype: str = ""
     weight_dtype: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
-    polls: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]] = field(default_factory=dict)
     note: str = ""
-
-    def polled_steps(self, engine: str, accelerator: str, clients: int) -> int:
-        """Return the steps between two looks for new requests; 1: after every step, as engines do by default."""
-        known = self.polls.get(engine, {}).get(accelerator, ())
-        return next((steps for least, steps in reversed(known) if clients >= least), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
