@@ -12,4 +12,8 @@ A table of measurements goes through here row by row::
 
 What tables and harnesses are known to mean stands in `data/`, with sources; what a row leaves open is assumed by a rule
 and said (`Configured.assumptions`). No row is refused because of what it does not say.
+- `predicting.py` one row from end to end: `replaying.py` runs it on the simulator (`loads.py` what one replica is asked,
+  `pairs.py` prefill and decode apart, `figures.py` what a harness would report, `regions.py` where on the load curve).
+- `scoring.py` errors by slice; `ranking.py` the better of two, and the noise floor; `explaining.py` the worst rows;
+  `executing.py` all cores, or a Ray cluster: the same result.
 """
