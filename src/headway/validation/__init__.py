@@ -9,11 +9,12 @@ A table of measurements goes through here row by row::
 - `configuration.py` makes a row a deployment and a load. Under it: `names.py` what models, accelerators, engines and
   formats are called elsewhere; `spread.py` and `recipes.py` how GPUs were spread; `flags.py` and `serving.py` the
   settings of the servers; `deploying.py` puts pools together; `asking.py` and `sources.py` what the harness asked for.
+- `predicting.py` one row from end to end. Under it: `replaying.py` runs it on the simulator, `loads.py` is what one
+  replica is asked, `pairs.py` prefill and decode apart, `figures.py` what a harness would report, `regions.py` where on
+  the load curve that is.
+- `scoring.py` errors by slice; `ranking.py` the better of two, and the noise floor; `explaining.py` the worst rows;
+  `executing.py` all cores, or a Ray cluster: the same result.
 
 What tables and harnesses are known to mean stands in `data/`, with sources; what a row leaves open is assumed by a rule
 and said (`Configured.assumptions`). No row is refused because of what it does not say.
-- `predicting.py` one row from end to end: `replaying.py` runs it on the simulator (`loads.py` what one replica is asked,
-  `pairs.py` prefill and decode apart, `figures.py` what a harness would report, `regions.py` where on the load curve).
-- `scoring.py` errors by slice; `ranking.py` the better of two, and the noise floor; `explaining.py` the worst rows;
-  `executing.py` all cores, or a Ray cluster: the same result.
 """
