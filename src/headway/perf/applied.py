@@ -6,6 +6,7 @@ What these lack for the pool's accelerator is the stored curve, or the constant;
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from headway.errors import InputError
 from headway.perf import perfdb
 from headway.perf.constants import Calibration, calibration
-from headway.perf.corrections import correction
+from headway.perf.corrections import NONE, Correction, correction
 from headway.perf.curves import OPERATORS, read_own_curves
 from headway.types import Provenance
 
@@ -25,17 +26,18 @@ if TYPE_CHECKING:
 PERFDB = "perfdb"
 
 
-def applied(pool: Pool, fold: int | None = None) -> Calibration:
+def applied(pool: Pool, fold: int | None = None, nudge: Correction = NONE) -> Calibration:
     """Return the calibration of a pool.
 
     Args:
         pool: what is deployed.
         fold: a correction fitted without that fold of the measurements; None: fitted on all.
+        nudge: a correction on top, to learn what a figure depends on.
 
     Raises:
         InputError: the curves it names cannot be read, or are of other accelerators.
     """
-    constants = replace(calibration(pool.accelerator, pool.engine), correction=correction(pool, fold))
+    constants = _corrected(calibration(pool.accelerator, pool.engine), correction(pool, fold).plus(nudge))
     if not pool.curves:
         return constants
     others = set(perfdb.ENGINES.values()) - {pool.engine}
@@ -48,6 +50,15 @@ def applied(pool: Pool, fold: int | None = None) -> Calibration:
     )
     origins |= {f"{operator} curves": shipped for operator in sorted(lacking)}
     return replace(constants, curves=own, provenance={**constants.provenance, **origins})
+
+
+def _corrected(constants: Calibration, by: Correction) -> Calibration:
+    return replace(
+        constants,
+        correction=by,
+        sequence_fixed_s=constants.sequence_fixed_s * math.exp(by.sequence_log),
+        frontend_s=constants.frontend_s * math.exp(by.frontend_log),
+    )
 
 
 def own_curves(source: str, accelerator: Accelerator) -> dict[str, Curve]:

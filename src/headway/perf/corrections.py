@@ -6,7 +6,7 @@ A step has three parts, and each has a factor of its own:
     batch     what more sequences add to a decode step, and attention over their contexts
     prefill   what a step with prompt tokens takes beyond that
 
-and a request has the front end's time. The logarithm of each factor is a sum of effects, from the general to the
+the host has a time per sequence of a step (sampling, handing tokens on), and a request has the front end's time. The logarithm of each factor is a sum of effects, from the general to the
 particular (`LEVELS`): engine, accelerator, engine version, number format, model family, model, and the combinations
 that matter. Effects were estimated together, each shrunk towards zero by how much of its kind the measurements show
 (`tools/fit_corrections.py`), so that what was never measured inherits what is known of its kind, and what is known of
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 _FILE = Path(__file__).parent / "data" / "corrections.json"
 
 #: The parts a log-factor belongs to; `spread` is added to `base` for each doubling of the GPUs beyond 4.
-PARTS = ("base", "spread", "batch", "prefill", "frontend")
+PARTS = ("base", "spread", "batch", "prefill", "sequence", "frontend")
 _GPUS_LOG2 = 2.0  # of 4 GPUs, where `spread` is centred
 
-_LARGEST_LOG = math.log(4.0)  # no correction beyond a factor of 4: a model that far off has to be mended, not scaled
+#: No correction goes beyond these factors: a model that far off has to be mended, not scaled. The host's and the front
+#: end's times are assumptions to begin with.
+_LARGEST = {"base": 4.0, "spread": 4.0, "batch": 4.0, "prefill": 4.0, "sequence": 30.0, "frontend": 30.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +52,9 @@ class Correction:
     base_log: float = 0.0
     batch_log: float = 0.0
     prefill_log: float = 0.0
+    sequence_log: float = 0.0
     frontend_log: float = 0.0
     known: tuple[str, ...] = ()  # the levels that say something of it, as "level key (rows)"
-    variance: float = 0.0  # of the logarithm of its step time, by what is known of its kind
 
     @property
     def factors(self) -> tuple[float, float, float]:
@@ -62,7 +64,18 @@ class Correction:
     @property
     def is_none(self) -> bool:
         """Whether it changes nothing."""
-        return not (self.base_log or self.batch_log or self.prefill_log or self.frontend_log)
+        return not any(getattr(self, f"{part}_log") for part in PARTS if part != "spread")
+
+    def plus(self, other: Correction) -> Correction:
+        """Return both at once: factors multiply."""
+        return replace(
+            self,
+            base_log=self.base_log + other.base_log,
+            batch_log=self.batch_log + other.batch_log,
+            prefill_log=self.prefill_log + other.prefill_log,
+            sequence_log=self.sequence_log + other.sequence_log,
+            frontend_log=self.frontend_log + other.frontend_log,
+        )
 
 
 NONE = Correction()
@@ -157,12 +170,14 @@ def corrected_by(fit: Mapping[str, Any], pool: Pool) -> Correction:
         if found is not None:
             total += found[1:]
             known.append(f"{level}: {key} ({found[0]})")
-    base, spread, batch, prefill, frontend = np.clip(total, -_LARGEST_LOG, _LARGEST_LOG).tolist()
-    base += spread * (math.log2(pool.parallelism.gpus) - _GPUS_LOG2) / 2
+    total[0] += total[1] * (math.log2(pool.parallelism.gpus) - _GPUS_LOG2) / 2
+    most = np.log([_LARGEST[part] for part in PARTS])
+    base, _, batch, prefill, sequence, frontend = np.clip(total, -most, most).tolist()
     return Correction(
-        base_log=max(-_LARGEST_LOG, min(_LARGEST_LOG, base)),
+        base_log=base,
         batch_log=batch,
         prefill_log=prefill,
+        sequence_log=sequence,
         frontend_log=frontend,
         known=tuple(known),
     )

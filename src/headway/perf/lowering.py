@@ -13,7 +13,6 @@ waits for, except for three things a table of sums cannot know, each charged at 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,7 +83,7 @@ def replica(pool: Pool, calibration: Calibration | None = None, *, context_token
         settings=pool.settings,
         step=lower(pool, constants),
         num_gpu_blocks=memory(pool, constants).sequence_blocks(context_tokens),
-        frontend_s=constants.frontend_s * math.exp(constants.correction.frontend_log),
+        frontend_s=constants.frontend_s,
     )
 
 

@@ -45,7 +45,12 @@ class Deployer:
     def pools(self, recipe: Recipe | None, catalog: Catalog) -> tuple[Pool, ...]:
         """Return one mixed pool, or a prefill and a decode pool."""
         spreader = Spreader(
-            row=self.row, model=self.model, accelerator=self.accelerator, dtype=self.dtype, said=self.said
+            row=self.row,
+            model=self.model,
+            accelerator=self.accelerator,
+            dtype=self.dtype,
+            harness=self.harness,
+            said=self.said,
         )
         return tuple(self._pool(spread, catalog) for spread in spreader.spreads(recipe))
 

@@ -36,6 +36,7 @@ class Harness:
         statistic: what the table's p50 of a latency is: `median` or `mean`.
         kv_dtype: of its servers, where nothing else says.
         weight_dtype: of its servers, where the table states another that was not run; empty: as the table says.
+        experts_attention_dp: whether models with experts run with attention data parallelism over all their GPUs.
         settings: what its servers are started with, by the names of `EngineSettings`.
         note: what else is known.
     """
@@ -51,6 +52,7 @@ class Harness:
     statistic: str = "median"
     kv_dtype: str = ""
     weight_dtype: str = ""
+    experts_attention_dp: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
     note: str = ""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headway.types import Accelerator, Dtype, Model
     from headway.validation.measurements import Measurement
     from headway.validation.recipes import Recipe, Workers
+    from headway.validation.sources import Harness
 
 #: Of one GPU's memory, what weights may take where nobody says how a model is spread: the rest holds KV.
 MOST_WEIGHTS_FRAC = 0.8
@@ -40,6 +41,7 @@ class Spreader:
     model: Model
     accelerator: Accelerator
     dtype: Dtype
+    harness: Harness
     said: list[Assumption]
 
     def spreads(self, recipe: Recipe | None) -> tuple[Spread, ...]:
@@ -75,6 +77,10 @@ class Spreader:
             tp = max((gpus or dp * pp) // (dp * pp), 1) if dp > 1 else self._smallest(pp)
         if tp > 1 and dp == 1 and attention_dp(row.note):
             tp, dp = 1, tp
+        if tp > 1 and dp == pp == 1 and self.harness.experts_attention_dp and self.model.is_moe:
+            text = f"attention data parallelism over {tp} GPUs, as its harness runs models with experts"
+            self.said.append(Assumption(code="attention_dp_of_harness", text=text))
+            tp, dp, ep = 1, tp, tp
         return self._possible(tp, pp, dp, ep)
 
     def _gpus(self) -> int | None:
