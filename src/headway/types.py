@@ -466,6 +466,10 @@ class Replica:
 # --- what came of it --------------------------------------------------------------------------------------
 
 
+#: From here up a percentile is of the tail, which has error bands of its own.
+TAIL_FRAC = 0.9
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
     """An error band as fractions of the figure: the truth lies in value·(1 + low) … value·(1 + high)."""
@@ -485,6 +489,11 @@ class Latency:
     max_s: float
     quantiles_s: Mapping[float, float]  # by fraction: 0.5, 0.9, 0.95, 0.99 and those an objective asks for
     band: Band | None = None
+    tail_band: Band | None = None  # of percentiles from p90 up
+
+    def band_at(self, percentile_frac: float) -> Band | None:
+        """Return the band of the quantile at that fraction."""
+        return self.tail_band if percentile_frac >= TAIL_FRAC and self.tail_band else self.band
 
     def at(self, percentile_frac: float) -> float:
         """Return the quantile at that fraction, in seconds.
@@ -517,6 +526,7 @@ class Outcome:
     busy_frac: Mapping[float, float]  # share of time replicas were stepping: quantiles over windows
     kv_used_frac: Mapping[float, float]  # quantiles over time
     mfu_frac: float | None = None
+    output_tokens_per_s_band: Band | None = None  # where the fleet, not the traffic, decides how many there are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from headway.planner.nouns import (
-    BandCheck,
     Breaking,
+    Certainty,
     FrontPoint,
     Lever,
     Plan,
@@ -212,5 +212,14 @@ PLAN = Plan(
     slo=SLO,
     base_rate_per_s=40.0,
     design_rate_per_s=57.142857,
-    band_check=BandCheck(bands={"ttft p95": BAND}, holds=True, replicas=3, usd_per_hour=82.56),
+    certainty=Certainty(
+        confidence_frac=0.8,
+        asked_frac=0.8,
+        over_frac={"ttft p95": 0.34, "ttft p99": 0.5, "tpot p95": 0.12},
+        likeness="this deployment",
+        point=candidate("h100-sxm", tp=4, replicas=2, tpot_s=0.0128, usd_per_gpu_hour=6.88),
+        gpus=4,
+        usd_per_hour=27.52,
+        measure=("ttft", "tpot"),
+    ),
 )

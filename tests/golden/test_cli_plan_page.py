@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import reference
-from samples import CHOSEN, LOST, PLAN
+from samples import CHOSEN, LOST, OTHERS, PLAN
 
 from headway.cli.plan import next_commands
 from headway.cli.terminal import rendered
@@ -56,20 +56,21 @@ def test_lost_requests_are_never_finite() -> None:
     assert "nan" not in text
 
 
-def test_a_choice_that_does_not_hold_in_its_bands_says_so() -> None:
-    assert PLAN.band_check is not None
-    checks = {
-        "still holds": PLAN.band_check,
-        "5 replicas at $99.00/hour would hold": dataclasses.replace(
-            PLAN.band_check, holds=False, replicas=5, usd_per_hour=99.0
-        ),
-        "no number of replicas holds": dataclasses.replace(
-            PLAN.band_check, holds=False, replicas=None, usd_per_hour=None
-        ),
+def test_what_uncertainty_costs_is_said() -> None:
+    sure = PLAN.certainty
+    plain = dict.fromkeys(sure.over_frac, 0.0)
+    said = {
+        "takes 1 replica, $27.52/hour; measure TTFT and TPOT on": sure,
+        "Certainty costs nothing here": dataclasses.replace(sure, point=None),
+        "nothing alike was measured": dataclasses.replace(sure, likeness="nothing alike"),
+        "a confidence of 90 %: this one does with 80 %": dataclasses.replace(sure, asked_frac=0.9),
+        "Planned by the prediction itself": dataclasses.replace(sure, over_frac=plain, point=None),
+        "fewer, $27.52/hour": dataclasses.replace(sure, gpus=-1, point=OTHERS[0]),
     }
-    for said, check in checks.items():
-        assert said in printed(dataclasses.replace(PLAN, band_check=check))
-    assert "slow end" not in printed(dataclasses.replace(PLAN, band_check=None))
+    for text, certainty in said.items():
+        page = " ".join(printed(dataclasses.replace(PLAN, certainty=certainty)).split())
+        assert text in page
+        assert ("confidence. Candidates" in page) == any(certainty.over_frac.values())
 
 
 def test_the_choice_is_shown_even_where_it_is_not_among_the_cheapest() -> None:

@@ -41,7 +41,7 @@ def scenario(
     tokens: str = "2048, 8192",
     seqs: str = "64, 256",
     precisions: str = "published",
-    more: str = "",
+    more: str = "policy: {confidence: none}",
 ) -> Scenario:
     text = f"""
 headway: 1
@@ -197,9 +197,9 @@ def test_more_choice_never_costs_more() -> None:
 def test_more_traffic_headroom_or_safety_never_costs_less() -> None:
     costs = [cost_of(scenario(rate=rate)) for rate in (5.0, 20.0, 80.0)]
     assert costs == sorted(costs)
-    for policy in ("{headroom: 10 %}", "{growth: 2}", "{burst: 3}", "{survive: 1 node}"):
-        assert cost_of(scenario(rate=20.0, more=f"policy: {policy}")) >= cost_of(
-            scenario(rate=20.0, more="policy: {headroom: 0 %}")
+    for policy in ("headroom: 10 %", "growth: 2", "burst: 3", "survive: 1 node"):
+        assert cost_of(scenario(rate=20.0, more=f"policy: {{confidence: none, {policy}}}")) >= cost_of(
+            scenario(rate=20.0, more="policy: {confidence: none, headroom: 0 %}")
         )
 
 

@@ -1,4 +1,4 @@
-"""Calibration and error bands: how they are inherited."""
+"""Calibration: how constants are inherited."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from headway.errors import EvidenceError
-from headway.perf import band, calibration
+from headway.perf import calibration
 from headway.perf.constants import _layers
 from headway.types import Accelerator
 
@@ -41,17 +40,3 @@ def test_every_constant_says_where_it_is_from() -> None:
         assert provenance.source, name
         assert provenance.as_of[:2] == "20", name
     assert set(found.provenance) == {name for layer in _layers() for name in layer.values}
-
-
-def test_bands_hold_zero_and_widen_for_models_with_experts() -> None:
-    for metric in ("ttft", "tpot", "itl", "e2e", "output_tokens_per_s"):
-        for accelerator in (H100, replace(H100, vendor="amd"), replace(H100, vendor="google")):
-            dense, routed = (band(metric, accelerator, "vllm", experts=experts) for experts in (False, True))
-            assert routed.low_frac <= dense.low_frac <= 0 <= dense.high_frac <= routed.high_frac
-            assert dense.source
-            assert dense.confidence_frac == 0.9
-
-
-def test_an_unknown_metric_has_no_band() -> None:
-    with pytest.raises(EvidenceError, match="did you mean 'tpot'"):
-        band("tpott", H100, "vllm")

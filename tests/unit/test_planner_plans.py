@@ -21,7 +21,7 @@ workload: {profile: azure-conv, rate: 20 req/s}
 slo: {ttft: {p95: 400 ms}, tpot: {p95: 40 ms}}
 allow: {accelerators: [l40s, h100-sxm], precisions: [bf16, fp8], tp: [1, 2],
         max_num_batched_tokens: [2048, 8192], max_num_seqs: [64, 256]}
-policy: {survive: 1 replica}
+policy: {survive: 1 replica, confidence: none}
 prices: {region: any}
 """
 
@@ -165,12 +165,12 @@ def test_assumptions_name_their_sources(found: Plan, known: Scenario) -> None:
     assert all(a.source for a in found.assumptions)
 
 
-def test_the_unsafe_side_of_the_bands_is_looked_at(found: Plan) -> None:
-    check = found.band_check
-    assert check is not None
-    assert set(check.bands) == {str(o) for o in found.slo.objectives}
-    if check.replicas is not None:
-        assert check.replicas >= found.chosen.deployment.pools[0].replicas
+def test_by_the_prediction_itself_certainty_is_not_paid_for(found: Plan) -> None:
+    sure = found.certainty
+    assert (sure.confidence_frac, sure.asked_frac) == (0.5, 0.5)
+    assert set(sure.over_frac) == {str(o) for o in found.slo.objectives}
+    assert not any(sure.over_frac.values())
+    assert (sure.point, sure.gpus, sure.usd_per_hour) == (None, 0, 0.0)
 
 
 INFEASIBLE = {

@@ -30,7 +30,7 @@ allow:
   max_gpus_per_replica: 4
   tp: [1, 2]
   routers: [round-robin]
-policy: {growth: 1.5, burst: 2, headroom: 40 %, survive: 2 nodes}
+policy: {growth: 1.5, burst: 2, headroom: 40 %, survive: 2 nodes, confidence: 90 %}
 prices: {region: any, terms: [on-demand, spot], provider: aws}
 settings: {gpu_memory_utilization: 0.9, max_model_len: 8192, async_scheduling: false}
 seed: 7
@@ -80,6 +80,7 @@ def test_everything_that_can_be_said_is_read_in_base_units(read: Read) -> None:
     assert (allow.tp, allow.pp, allow.routers, allow.max_gpus_per_replica) == ((1, 2), (1,), ("round-robin",), 4)
     assert found.policy.design_factor == pytest.approx(1.5 * 2 / 0.6)
     assert (found.policy.survive_count, found.policy.survive_what) == (2, "node")
+    assert found.policy.confidence_frac == 0.9
     assert (found.prices.region, found.prices.terms, found.prices.provider) == (None, ("on-demand", "spot"), "aws")
     assert found.settings == {"gpu_memory_utilization": 0.9, "max_model_len": 8192, "async_scheduling": False}
     assert found.seed == 7
@@ -154,7 +155,7 @@ REFUSED = {
     "no GPUs": ("tp: [1, 2]", "tp: [0]", "allow.tp[0]", "below the least"),
     "twice": ("seed: 7", "seed: 7\nseed: 8", "seed", "twice"),
     "a list for a mapping": (
-        "policy: {growth: 1.5, burst: 2, headroom: 40 %, survive: 2 nodes}",
+        "policy: {growth: 1.5, burst: 2, headroom: 40 %, survive: 2 nodes, confidence: 90 %}",
         "policy: [1]",
         "policy",
         "mapping",

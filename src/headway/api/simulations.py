@@ -170,7 +170,7 @@ def run(
     from headway.metrics import outcome, request_latencies, violations
     from headway.perf import replica
     from headway.planner.fleet import served
-    from headway.planner.study import with_bands
+    from headway.planner.safety import region_in, with_bands
     from headway.simulator import simulate as simulated
 
     pool = deployment.pools[0]
@@ -180,7 +180,8 @@ def run(
         write_first(record, arriving, found.replica, one, scenario.workload.name)
     series = _series(found, pool.replicas, one.num_gpu_blocks)
     became = served(arriving, found, one, pool.replicas)
-    result = with_bands(outcome(arriving, became, scenario.slo, "simulated"), pool)
+    plain = outcome(arriving, became, scenario.slo, "simulated")
+    result = with_bands(plain, pool, region_in(plain, one, pool.replicas))
     served_frac = result.finished / result.arrived if result.arrived else 1.0
     return Simulated(
         deployment=deployment,

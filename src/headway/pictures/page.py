@@ -100,11 +100,12 @@ def latency_at(latency: Latency | None, percentile_frac: float) -> str:
         return ABSENT
     value_s = latency.at(percentile_frac)
     text = seconds(value_s)
-    if latency.band is None or not math.isfinite(value_s) or value_s == 0:
+    band = latency.band_at(percentile_frac)
+    if band is None or not math.isfinite(value_s) or value_s == 0:
         return text
     figure, unit = text.split(" ", 1)
     per_unit = float(figure.replace(",", "")) / value_s if float(figure.replace(",", "")) else 1.0
-    low, high = (value_s * (1 + edge) * per_unit for edge in (latency.band.low_frac, latency.band.high_frac))
+    low, high = (value_s * (1 + edge) * per_unit for edge in (band.low_frac, band.high_frac))
     return f"{figure} {unit} ({_short(low)}–{_short(high)})"
 
 

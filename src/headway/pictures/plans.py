@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from headway.pictures.charts import Point
     from headway.planner import Plan
-    from headway.planner.nouns import Lever, Step, Stress
+    from headway.planner.nouns import Certainty, Lever, Step, Stress
     from headway.scenario import Assumption
     from headway.types import Belief, Candidate, Cost, Deployment, Outcome, Slo
 
 #: How many of each a screen has room for; the JSON document and the report have all.
-CANDIDATES, LEVERS, ASSUMPTIONS, REASONS = 5, 7, 3, 2
+CANDIDATES, LEVERS, ASSUMPTIONS, REASONS = 4, 7, 2, 2
 
 
 def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Page:
@@ -47,6 +47,7 @@ def plan_page(plan: Plan, commands: Sequence[str], *, whole: bool = False) -> Pa
         _candidates(plan, most),
         _steps(plan),
         _levers(plan.levers if whole else plan.levers[:LEVERS]),
+        _certainty(plan),
         _breaks(plan),
         _assumptions(plan.assumptions, len(plan.assumptions) if whole else ASSUMPTIONS),
         Commands(title="Next", commands=tuple(commands)),
@@ -68,8 +69,14 @@ def headline(plan: Plan) -> str:
     return (
         f"Serve {model} with {in_words(chosen.deployment)}{spares}: {counted(chosen.deployment.gpus, 'GPU')}{cost}. "
         f"It holds {limits} up to {plan.design_rate_per_s:.3g} req/s "
-        f"({plan.base_rate_per_s:.3g} req/s today), {_belief(chosen)}."
+        f"({plan.base_rate_per_s:.3g} req/s today), {_belief(chosen)}{_confidence(plan)}."
     )
+
+
+def _confidence(plan: Plan) -> str:
+    """With which confidence it holds; nothing where it is planned by the prediction itself."""
+    sure = plan.certainty
+    return f", with {_share(sure.confidence_frac)} confidence" if any(sure.over_frac.values()) else ""
 
 
 def _belief(candidate: Candidate) -> Belief:
@@ -246,26 +253,63 @@ def _breaks(plan: Plan) -> Lines:
         idle = gpus * (1 - 1 / first.holds_factor)
         lead += f" Today's rate needs {gpus - idle:.3g} of {gpus} GPU-hours an hour; {idle:.3g} are spare."
     stressed = (_stress(s) for s in plan.stress)
-    return Lines(title="What breaks first", lines=(lead, *stressed, *_unsafe(plan)))
+    return Lines(title="What breaks first", lines=(lead, *stressed))
 
 
-def _unsafe(plan: Plan) -> tuple[str, ...]:
-    """What becomes of the choice where the model is wrong as far as its bands allow."""
-    check, outcome = plan.band_check, plan.chosen.outcome
-    if check is None or not check.bands or outcome is None:
+def _certainty(plan: Plan) -> Lines:
+    """What the error of the model costs, and what would make it smaller."""
+    sure = plan.certainty
+    lines = (*_lowered(sure), *_over(sure), *_beside(plan))
+    known = "nothing alike was measured" if sure.likeness == "nothing alike" else f"measured before: {sure.likeness}"
+    return Lines(title=f"What uncertainty costs ({known})", lines=lines)
+
+
+def _lowered(sure: Certainty) -> tuple[str, ...]:
+    if sure.confidence_frac >= sure.asked_frac:
         return ()
-    slow = {
-        o: outcome.latency[o.metric].at(o.percentile_frac) * (1.0 + check.bands[str(o)].high_frac)
-        for o in plan.slo.objectives
-        if str(o) in check.bands and o.metric in outcome.latency
-    }
-    beyond = ", ".join(f"{o} {seconds(value_s)}" for o, value_s in slow.items() if value_s > o.limit_s)
-    lead = f"If every latency lay at the slow end of its band{f' ({beyond})' if beyond else ''}: "
-    if check.holds:
-        return (f"{lead}the choice still holds",)
-    if check.replicas is None or check.usd_per_hour is None:
-        return (f"{lead}no number of replicas holds",)
-    return (f"{lead}{counted(check.replicas, 'replica')} at {show_usd(check.usd_per_hour)}/hour would hold",)
+    return (f"No fleet holds the SLO with a confidence of {_share(sure.asked_frac)}: this one does {_how(sure)}",)
+
+
+def _how(sure: Certainty) -> str:
+    return f"with {_share(sure.confidence_frac)}" if any(sure.over_frac.values()) else "by the prediction itself"
+
+
+def _over(sure: Certainty) -> tuple[str, ...]:
+    if not any(sure.over_frac.values()):
+        return ("Planned by the prediction itself: policy.confidence holds the limits on the safe side of its error",)
+    shares = ", ".join(f"{name} {_share(over)}" for name, over in sure.over_frac.items())
+    return (f"With {_share(sure.confidence_frac)} confidence above the prediction by at most: {shares}",)
+
+
+def _beside(plan: Plan) -> tuple[str, ...]:
+    """The fleet by the prediction itself, and what to measure."""
+    sure, pool = plan.certainty, plan.chosen.deployment.pools[0]
+    if not any(sure.over_frac.values()):
+        return ()
+    if sure.point is None or sure.point.cost is None:
+        return ("Certainty costs nothing here: the prediction itself asks for as much",)
+    hourly = f"{show_usd(sure.point.cost.usd_per_hour)}/hour"
+    what = " and ".join(metric.upper() for metric in sure.measure)
+    lead = f"By the prediction itself {short_name(sure.point.deployment)} at {hourly} would do"
+    advice = f"measure {what} on {pool.accelerator.name} to shrink it"
+    return (f"{lead}: certainty takes {_beyond(plan, sure)}; {advice}",)
+
+
+def _beyond(plan: Plan, sure: Certainty) -> str:
+    """What the choice has beyond that fleet: replicas where it is of the same kind, else GPUs."""
+    assert sure.point is not None
+    chosen, point = plan.chosen.deployment.pools[0], sure.point.deployment.pools[0]
+    same = chosen.accelerator == point.accelerator and chosen.parallelism == point.parallelism
+    more = counted(chosen.replicas - point.replicas, "replica") if same else _gpus(sure.gpus)
+    return f"{more}, {show_usd(sure.usd_per_hour)}/hour"
+
+
+def _gpus(more: int) -> str:
+    return f"{counted(abs(more), 'GPU')} {'more' if more > 0 else 'fewer'}" if more else "other GPUs"
+
+
+def _share(frac: float) -> str:
+    return f"{100 * frac:.3g} %"
 
 
 def _stress(stress: Stress) -> str:

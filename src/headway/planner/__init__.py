@@ -8,14 +8,15 @@
 3. `search` is branch and bound on simulated fleets (`fleet`): the fewest replicas that meet the SLO at the design rate.
 4. `price` says what it costs; `front` what else is worth having; `levers` what one change would save; `stress` what
    breaks first as traffic grows; `heuristic` what the spreadsheet method says; `premises` what all this rests on.
-5. `relax` answers where nothing meets the SLO: what binds, and the nearest change that holds.
+5. `safety` holds predictions to tighter limits, so that the truth holds those given; `certainty` says what that costs.
+6. `relax` answers where nothing meets the SLO: what binds, and the nearest change that holds.
 
 `study` is the problem under way that all of them share, `nouns` the result, `planning` the order above.
 """
 
 from headway.planner.nouns import (
-    BandCheck,
     Breaking,
+    Certainty,
     FrontPoint,
     Lever,
     Plan,
@@ -27,8 +28,8 @@ from headway.planner.nouns import (
 from headway.planner.planning import plan
 
 __all__ = [
-    "BandCheck",
     "Breaking",
+    "Certainty",
     "FrontPoint",
     "Lever",
     "Plan",

@@ -19,6 +19,8 @@ import numpy as np
 
 from headway import metrics
 from headway.perf import replica as perf_replica
+from headway.perf.regions import REGIONS
+from headway.planner.safety import region_in, safe_slo
 from headway.simulator import ABORTED, FAILED, seconds, simulate
 from headway.workload import generate
 from headway.workload.arrivals import Modulated
@@ -27,6 +29,7 @@ from headway.workload.selection import take
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from headway.perf.regions import Region
     from headway.planner.space import Option
     from headway.scenario import Scenario
     from headway.simulator import Simulation
@@ -149,6 +152,7 @@ class Fleets:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario, self.slo = scenario, scenario.slo
+        self.confidence_frac = scenario.policy.confidence_frac
         self.design_factor = scenario.policy.design_factor
         self.recorded = len(getattr(scenario.workload.content, "arrive_s", ()))
         #: whether a first look may reject; the beginning of a recorded trace need not be like the rest
@@ -161,6 +165,7 @@ class Fleets:
         self._replicas: dict[int, tuple[Pool, Replica]] = {}  # by the pool's identity; kept alive beside it
         self._busy: dict[tuple[object, ...], float] = {}
         self._trials: dict[tuple[object, ...], Outcome] = {}
+        self._safe: dict[tuple[object, ...], Slo] = {}
 
     def _enough(self, sample: Requests) -> int:
         if self.recorded:
@@ -201,6 +206,36 @@ class Fleets:
         other = copy.copy(self)
         other.slo = slo
         return other
+
+    def at(self, confidence_frac: float) -> Fleets:
+        """Return the same fleets judged with another confidence; 0.5: by the prediction itself."""
+        other = copy.copy(self)
+        other.confidence_frac = confidence_frac
+        return other
+
+    # -- the safe side ------------------------------------------------------------------------------
+    def safe(self, option: Option, region: Region = REGIONS[0]) -> Slo:
+        """Return the limits its predictions must hold in a region; under the least load they are the widest."""
+        key = (option.shape, region, self.slo, self.confidence_frac)
+        if key not in self._safe:
+            self._safe[key] = safe_slo(self.slo, option.pool, region, self.confidence_frac)
+        return self._safe[key]
+
+    def region(self, option: Option, replicas: int, outcome: Outcome) -> Region:
+        """Return where on its load curve a fleet ran."""
+        return region_in(outcome, self.replica(option), replicas)
+
+    def judged(self, option: Option, replicas: int, outcome: Outcome) -> Slo:
+        """Return the limits an outcome must hold, by the region it ran in."""
+        return self.safe(option, self.region(option, replicas, outcome)) if self.confidence_frac > 0.5 else self.slo
+
+    def missed(self, option: Option, replicas: int, outcome: Outcome) -> dict[str, float]:
+        """Return the objectives missed on the safe side, and by which share of the limit there."""
+        return missed(outcome, self.judged(option, replicas, outcome))
+
+    def shortfall(self, option: Option, replicas: int, outcome: Outcome) -> float:
+        """Return the worst objective's figure on the safe side over its limit: at most 1 where the SLO holds."""
+        return shortfall(outcome, self.judged(option, replicas, outcome))
 
     # -- one fleet ----------------------------------------------------------------------------------
     def replica(self, option: Option) -> Replica:
@@ -260,9 +295,9 @@ class Fleets:
         full = (option, replicas, self.design_factor if factor is None else factor, False, False)
         if self.looks_first and full not in self._trials:
             first = self.run(option, replicas, factor, coarse=True)
-            if shortfall(first, self.slo) > _COARSE_MARGIN:
+            if self.shortfall(option, replicas, first) > _COARSE_MARGIN:
                 return False
-        return not missed(self.run(option, replicas, factor), self.slo)
+        return not self.missed(option, replicas, self.run(option, replicas, factor))
 
     def fewest(
         self,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from headway.perf.operators import Machine
     from headway.planner.demand import Demand, Due
     from headway.planner.space import Option
-    from headway.types import FloatColumn, IntColumn, Objective
+    from headway.types import FloatColumn, IntColumn, Objective, Slo
 
 #: shares of the largest β tried; the bound holds for each, and more of them only make it a little tighter
 _BETAS = np.array([0.0, 0.25, 0.5, 0.75, 0.9, 1.0])
@@ -65,7 +65,7 @@ class Floors:
         self.least_s = float(min(self.decode_s[0], self.mixed_s[0]))
         self._least_per_decode_s = np.minimum.accumulate(self.decode_s / self._seqs)
         self._work: dict[int, tuple[FloatColumn, FloatColumn]] = {}
-        self._missed: dict[int, tuple[Objective, float] | None] = {}
+        self._missed: dict[tuple[int, Slo], tuple[Objective, float] | None] = {}
 
     def _duals(self, max_num_batched_tokens: int) -> tuple[FloatColumn, FloatColumn]:
         """Return (β tried, h(β)) under one token budget."""
@@ -110,10 +110,11 @@ class Floors:
     def missed(self, option: Option, demand: Demand) -> tuple[Objective, float] | None:
         """Return the first objective that no fleet of it meets, with the floor; None where none is ruled out."""
         budget = option.pool.settings.max_num_batched_tokens
-        if budget not in self._missed:
+        key = budget, demand.slo
+        if key not in self._missed:
             floors = ((o, self.floor_s(budget, demand, o)) for o in demand.slo.objectives)
-            self._missed[budget] = next(((o, floor_s) for o, floor_s in floors if floor_s > o.limit_s), None)
-        return self._missed[budget]
+            self._missed[key] = next(((o, floor_s) for o, floor_s in floors if floor_s > o.limit_s), None)
+        return self._missed[key]
 
     def least_replicas(self, option: Option, demand: Demand, due: Due) -> int:
         """Return the least number of replicas that can carry the demand."""

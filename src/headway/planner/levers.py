@@ -105,7 +105,7 @@ def _built(study: Study, shape: Shape, swept: Swept, router: str) -> Option | st
 def rate_one(study: Study, option: Option) -> Rated | str:
     """Return one option with its bound and estimate, or the objective it cannot meet."""
     floors = Floors([option])
-    missed = floors.missed(option, study.demand(caching=option.pool.settings.enable_prefix_caching))
+    missed = floors.missed(option, study.demand_on(option))
     if missed:
         return f"{missed[0]} is at least {show_s(missed[1])} even when idle"
     return study.rate([(floors, [option])])[0]

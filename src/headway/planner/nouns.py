@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from headway.scenario import Assumption
-    from headway.types import Band, Belief, Candidate, Cost, Slo
+    from headway.types import Belief, Candidate, Cost, Slo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +92,17 @@ class SearchFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BandCheck:
-    """Whether the choice holds at the unsafe side of the error bands."""
+class Certainty:
+    """What holding the SLO on the safe side of the error bands takes beyond the fleet that the prediction asks for."""
 
-    bands: Mapping[str, Band]  # by objective
-    holds: bool
-    replicas: int | None  # replicas (spares included) that hold there; None where none do
-    usd_per_hour: float | None
+    confidence_frac: float  # with which each objective holds, one-sided; 0.5: by the prediction itself
+    asked_frac: float  # the confidence asked for; more than the former where no fleet holds at it
+    over_frac: Mapping[str, float]  # by objective: how far its figure may lie above the prediction, at most
+    likeness: str  # what was measured of the chosen deployment's kind
+    point: Candidate | None  # the cheapest fleet by the prediction itself; None where that is the choice
+    gpus: int  # that the choice has beyond it
+    usd_per_hour: float  # that the choice costs beyond it
+    measure: tuple[str, ...]  # metrics to measure, the one that costs most first: their bands would shrink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,4 +121,4 @@ class Plan:
     slo: Slo
     base_rate_per_s: float
     design_rate_per_s: float
-    band_check: BandCheck | None = None
+    certainty: Certainty

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headway.planner import levers as lever
 from headway.planner import stress
-from headway.planner.fleet import head, missed
+from headway.planner.certainty import certainty, surest
+from headway.planner.fleet import head
 from headway.planner.front import front
 from headway.planner.heuristic import capacity_method
-from headway.planner.nouns import BandCheck, Plan, SearchFigures
+from headway.planner.nouns import Plan, SearchFigures
 from headway.planner.premises import premises
-from headway.planner.relax import refuse
-from headway.planner.search import Found, Search
 from headway.planner.study import Study
 
 if TYPE_CHECKING:
-    from headway.planner.search import Rated
+    from headway.planner.search import Found, Rated, Search
     from headway.scenario import Scenario
     from headway.types import Candidate
 
@@ -35,15 +33,8 @@ def plan(scenario: Scenario) -> Plan:
         InputError: no allowed accelerator has a price, or the workload cannot be drawn.
         InfeasibleError: nothing allowed meets the SLO; what binds and the nearest change that would are said.
     """
-    study = Study(scenario)
-    rated = study.rated()
-    search = Search(study.fleets)
-    best = search.best(rated)
-    if best is None:
-        study.fleets.looks_first = False  # before all is refused, nothing is rejected on a first look
-        best = search.best(rated)
-    if best is None:
-        raise refuse(study)
+    study, search, best = surest(Study(scenario))
+    rated = study.able
     chosen = study.candidate(best)
     assert chosen.cost is not None
     others = _elsewhere(search, rated, best)
@@ -75,7 +66,7 @@ def plan(scenario: Scenario) -> Plan:
         slo=study.slo,
         base_rate_per_s=scenario.rate_per_s,
         design_rate_per_s=scenario.rate_per_s * study.policy.design_factor,
-        band_check=_band_check(study, best, chosen),
+        certainty=certainty(study, best, chosen),
     )
 
 
@@ -100,27 +91,3 @@ def _shown(study: Study, search: Search, best: Found, chosen: Candidate) -> tupl
         cheapest.setdefault(str(found.option.shape), found)
     cheapest.pop(str(best.option.shape), None)
     return (chosen, *(study.candidate(found) for found in list(cheapest.values())[: _SHOWN - 1]))
-
-
-def _band_check(study: Study, best: Found, chosen: Candidate) -> BandCheck:
-    """Return whether the choice holds where every latency lies at the unsafe end of its band."""
-    assert chosen.outcome is not None
-    latency = chosen.outcome.latency
-    bands = {str(o): band for o in study.slo.objectives if o.metric in latency and (band := latency[o.metric].band)}
-    slo = replace(
-        study.slo,
-        objectives=tuple(
-            replace(o, limit_s=o.limit_s / (1.0 + bands[str(o)].high_frac)) if str(o) in bands else o
-            for o in study.slo.objectives
-        ),
-    )
-    fleets = study.fleets.under(slo)
-    holds = not missed(fleets.run(best.option, best.replicas), slo)
-    count = best.replicas if holds else fleets.fewest(best.option, best.replicas)
-    safe = Found(rated=best.rated, replicas=count) if count else None
-    return BandCheck(
-        bands=bands,
-        holds=holds,
-        replicas=safe.fleet if safe else None,
-        usd_per_hour=safe.usd_per_hour if safe else None,
-    )

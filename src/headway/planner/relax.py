@@ -59,13 +59,13 @@ def _missing(study: Study, options: list[Option]) -> Iterator[tuple[float, Optio
     floors = Floors(options)
     for option in options:
         settings = option.pool.settings
-        demand = study.demand(caching=settings.enable_prefix_caching)
+        demand = study.demand_on(option)
         over = (floors.floor_s(settings.max_num_batched_tokens, demand, o) / o.limit_s for o in study.slo.objectives)
         yield math.prod(max(share, 1.0) for share in over), option
 
 
 def _ample(study: Study, option: Option) -> int:
-    demand = study.demand(caching=option.pool.settings.enable_prefix_caching)
+    demand = study.demand_on(option)
     return _AMPLE * Floors([option]).least_replicas(option, demand, demand.due(option.shape.max_model_len))
 
 

@@ -18,8 +18,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from headway.planner.fleet import shortfall
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -147,7 +145,7 @@ class Search:
         if most is None or most < one.least:
             return
         first = self.fleets.run(one.option, most, coarse=True)
-        if shortfall(first, self.fleets.slo) > _FAR:
+        if self.fleets.shortfall(one.option, most, first) > _FAR:
             self.hopeless.add(one.kind)
         tpot, settings = first.latency["tpot"], one.option.pool.settings
         running = first.output_tokens_per_s * tpot.mean_s / most if tpot.samples else 0.0  # Little's law

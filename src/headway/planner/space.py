@@ -69,6 +69,10 @@ class Refusals:
         self.counts[reason] += candidates
         self.examples.setdefault(reason, example)
 
+    def copied(self) -> Refusals:
+        """Return the same counts, to go on from."""
+        return Refusals(Counter(self.counts), dict(self.examples))
+
     def listed(self) -> tuple[Refusal, ...]:
         """Return them, the most frequent first."""
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from headway.planner.fleet import least_that, missed
+from headway.planner.fleet import least_that
 from headway.planner.nouns import Breaking, Stress
 from headway.planner.search import Found
 from headway.types import Cost
@@ -49,7 +49,8 @@ def _step(factor: float) -> int:
 
 def _misses(study: Study, chosen: Found, factor: float, *, coarse: bool = False) -> tuple[str, ...]:
     """Return the objectives the whole fleet misses at that multiple of the base rate, worst first."""
-    found = missed(study.fleets.run(chosen.option, chosen.fleet, factor, coarse=coarse), study.slo)
+    outcome = study.fleets.run(chosen.option, chosen.fleet, factor, coarse=coarse)
+    found = study.fleets.missed(chosen.option, chosen.fleet, outcome)
     return tuple(sorted(found, key=lambda name: -found[name]))
 
 

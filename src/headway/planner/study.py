@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from headway.perf import band
 from headway.planner.demand import Demand
 from headway.planner.estimates import Estimates, sizes_of
 from headway.planner.fleet import Fleets, binding
 from headway.planner.floors import Floors
 from headway.planner.price import choose_prices, input_share, price
+from headway.planner.safety import with_bands
 from headway.planner.search import Rated, spares
 from headway.planner.space import Space
 from headway.types import Candidate, Deployment
@@ -20,10 +21,14 @@ from headway.units import show_s
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from headway.perf.regions import Region
     from headway.planner.search import Found
     from headway.planner.space import Option
     from headway.scenario import Scenario
     from headway.types import Objective, Outcome, Pool, Slo
+
+#: Where on its load curve a fleet of the right size is taken to run, until it is simulated.
+_LIKELY: Region = "middle"
 
 
 class Study:
@@ -46,37 +51,52 @@ class Study:
         self.equivalent = 0
         self.unable: list[Option] = []  # what cannot meet an objective even when idle
         self.able: list[Rated] = []  # what no bound refuses
-        self._demands: dict[bool, Demand] = {}
+        self._demands: dict[tuple[bool, Slo], Demand] = {}
+        self._groups: list[tuple[Floors, list[Option]]] | None = None  # shape by shape
+        self._unfit = self.space.refusals  # what cannot run or does not fit
 
-    def demand(self, *, caching: bool) -> Demand:
-        """Return what the traffic asks at least."""
-        shared = caching and self.requests.prefix is not None
-        if shared not in self._demands:
-            self._demands[shared] = Demand(self.requests, self.slo, caching=shared)
-        return self._demands[shared]
+    def at(self, confidence_frac: float) -> Study:
+        """Return the same problem with another confidence; what it refuses is counted apart."""
+        other = copy.copy(self)
+        other.fleets, other.space = self.fleets.at(confidence_frac), copy.copy(self.space)
+        other.unable, other.able, other.space.refusals = [], [], self._unfit.copied()
+        return other
+
+    def demand(self, *, caching: bool, slo: Slo | None = None) -> Demand:
+        """Return what the traffic asks at least, under the scenario's limits or others."""
+        shared, limits = caching and self.requests.prefix is not None, slo or self.slo
+        if (shared, limits) not in self._demands:
+            self._demands[shared, limits] = Demand(self.requests, limits, caching=shared)
+        return self._demands[shared, limits]
+
+    def demand_on(self, option: Option) -> Demand:
+        """Return what the traffic asks at least of a fleet of these: the widest limits it may be held to."""
+        return self.demand(caching=option.pool.settings.enable_prefix_caching, slo=self.fleets.safe(option))
 
     def rated(self) -> list[Rated]:
         """Return every option that no bound refuses; the others are counted in `space.refusals`."""
-        groups = []
-        for shape in self.space.shapes():
-            options = self._distinct(self.space.options(shape))
-            if options and self._serves(options):
-                floors = Floors(options)
-                able = [option for option in options if self._able(floors, option)]
-                if able:
-                    groups.append((floors, able))
-        self.able = self.rate(groups)
+        if self._groups is None:
+            shapes = (self._distinct(self.space.options(shape)) for shape in self.space.shapes())
+            self._groups = [(Floors(options), options) for options in shapes if options and self._serves(options)]
+            self._unfit = self.space.refusals.copied()
+        able = [(floors, [one for one in options if self._able(floors, one)]) for floors, options in self._groups]
+        self.able = self.rate([group for group in able if group[1]])
         return self.able
 
     def rate(self, groups: Sequence[tuple[Floors, Sequence[Option]]]) -> list[Rated]:
         """Return options with their bounds and estimates, shape by shape."""
-        if not groups:
-            return []
+        alike: dict[Slo, list[tuple[Floors, Sequence[Option]]]] = {}
+        for group in groups:
+            alike.setdefault(self.fleets.safe(group[1][0], _LIKELY), []).append(group)
+        return [one for slo, some in alike.items() for one in self._rate(some, slo)]
+
+    def _rate(self, groups: Sequence[tuple[Floors, Sequence[Option]]], slo: Slo) -> list[Rated]:
+        """Return options that are likely held to the same limits with their bounds and estimates."""
         least = [self._least(floors, option) for floors, options in groups for option in options]
         caching = any(option.pool.settings.enable_prefix_caching for _, options in groups for option in options)
         rate_per_s = self.scenario.rate_per_s * self.policy.design_factor
         sizes = sizes_of(self.demand(caching=caching), rate_per_s)
-        estimates = Estimates(groups, least, sizes).replicas(self.slo.objectives)
+        estimates = Estimates(groups, least, sizes).replicas(slo.objectives)
         options = (option for _, group in groups for option in group)
         return [
             Rated(option=option, least=count, estimate=float(estimate), spares=self.spares(option.pool))
@@ -111,7 +131,7 @@ class Study:
         return False
 
     def _able(self, floors: Floors, option: Option) -> bool:
-        found = floors.missed(option, self.demand(caching=option.pool.settings.enable_prefix_caching))
+        found = floors.missed(option, self.demand_on(option))
         if found is None:
             return True
         objective, floor_s = found
@@ -121,7 +141,7 @@ class Study:
         return False
 
     def _least(self, floors: Floors, option: Option) -> int:
-        demand = self.demand(caching=option.pool.settings.enable_prefix_caching)
+        demand = self.demand_on(option)
         return floors.least_replicas(option, demand, demand.due(option.shape.max_model_len))
 
     # -- candidates ---------------------------------------------------------------------------------
@@ -135,7 +155,8 @@ class Study:
         busy_frac = self.fleets.busy_frac(found.option, found.fleet, 1.0)
         outcome = self.fleets.run(found.option, found.replicas, detail=True)
         candidate = self._priced(found, outcome, everyday, slo or self.slo, busy_frac)
-        return replace(candidate, everyday=with_bands(everyday, found.option.pool))
+        where = self.fleets.region(found.option, found.fleet, everyday)
+        return replace(candidate, everyday=with_bands(everyday, found.option.pool, where))
 
     def sketch(self, found: Found, slo: Slo | None = None) -> Candidate:
         """Return the same without its everyday outcome; the base rate's is taken as the design rate's, scaled."""
@@ -156,9 +177,9 @@ class Study:
         )
         return Candidate(
             deployment=deployment,
-            outcome=with_bands(outcome, option.pool),
+            outcome=with_bands(outcome, option.pool, self.fleets.region(option, found.replicas, outcome)),
             cost=cost,
-            binds=binding(outcome, slo),
+            binds=binding(outcome, self.fleets.under(slo).judged(option, found.replicas, outcome)),
             spare_replicas=found.rated.spares,
         )
 
@@ -172,15 +193,6 @@ class Study:
             osl_tokens=float(requests.osl_tokens.mean()),
             batch=batch if math.isfinite(batch) else 1.0,
         )
-
-
-def with_bands(outcome: Outcome, pool: Pool) -> Outcome:
-    """Return the same outcome, each latency with its error band."""
-    latency = {
-        metric: replace(one, band=band(metric, pool.accelerator, pool.engine, experts=pool.model.is_moe))
-        for metric, one in outcome.latency.items()
-    }
-    return replace(outcome, latency=latency)
 
 
 def tails(outcome: Outcome, objectives: Iterable[Objective]) -> dict[str, float]:

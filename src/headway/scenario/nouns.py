@@ -51,6 +51,7 @@ class Policy:
     headroom_frac: float
     survive_count: int = 0
     survive_what: Literal["node", "replica"] = "replica"
+    confidence_frac: float = 0.5  # with which each objective is held, one-sided; 0.5: by the prediction itself
 
     @property
     def design_factor(self) -> float:

@@ -41,7 +41,7 @@ KEYS = (
     "seed",
 )
 ALLOW_KEYS = tuple(Allow.__dataclass_fields__)
-POLICY_KEYS = ("growth", "burst", "headroom", "survive")
+POLICY_KEYS = ("growth", "burst", "headroom", "survive", "confidence")
 PRICE_KEYS = ("region", "terms", "provider", "file")
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 KV_DTYPES: tuple[Dtype, ...] = ("bf16", "fp8")
@@ -261,7 +261,14 @@ def _policy(section: Section) -> Policy:
         headroom_frac=section.get("headroom").quantity("frac", least=0.0, most=0.95),
         survive_count=count,
         survive_what=what,
+        confidence_frac=_confidence(section.get("confidence")),
     )
+
+
+def _confidence(node: Node) -> float:
+    from headway.perf.bands import MOST_CONFIDENCE_FRAC
+
+    return 0.5 if node.text() == "none" else node.quantity("frac", least=0.5, most=MOST_CONFIDENCE_FRAC)
 
 
 def _survive(node: Node) -> tuple[int, Literal["node", "replica"]]:

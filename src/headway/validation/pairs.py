@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headway.perf.formats import KV_BYTES
+from headway.perf.regions import decode_ps
 from headway.perf.shapes import kv_elements
 from headway.simulator import simulate
 from headway.types import SglangSettings, StepTable
 from headway.validation.figures import answers, figures, later
 from headway.validation.loads import Lengths, share
-from headway.validation.regions import decode_ps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

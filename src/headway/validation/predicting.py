@@ -56,7 +56,11 @@ def predict(job: Job) -> RowScore:
         fold=unseen_fold(row.group),
         gpus=row.gpus,
         axes=axes(row, configured) | ({"region": found.region} if found else {}),
-        comparisons=compare(_told(row, configured), predicted, lambda m: banded(configured.pool, m, unseen_fold(row.group))),
+        comparisons=compare(
+            told(row, configured),
+            predicted,
+            lambda name: banded(configured.pool, name, found.region, row.group) if found else None,
+        ),
         refused=refused,
         assumed=(*(one.text for one in configured.assumptions), *(found.assumed if found else ())),
         codes=tuple(one.code for one in configured.assumptions),
@@ -70,7 +74,7 @@ def _catalog(files: tuple[str, ...]) -> Catalog:
     return load_catalog(*files)
 
 
-def _told(row: Measurement, configured: Configured) -> Mapping[str, Mapping[str, float]]:
+def told(row: Measurement, configured: Configured) -> Mapping[str, Mapping[str, float]]:
     """What was measured; where the harness reports means under the name of medians, they are means."""
     if configured.harness.statistic == "median":
         return row.measured
@@ -106,7 +110,9 @@ def explain(job: tuple[Job, RowScore, Comparison]) -> Explanation:
     index = 0 if one.metric == "ttft_s" else -1
     pool = found.pools[index]
     assert one.predicted is not None  # the worst rows were predicted
-    shares = parts(one, pool, replace(configured, pools=found.pools), found.occupancy, calibrated(pool, unseen_fold(row.group)))
+    shares = parts(
+        one, pool, replace(configured, pools=found.pools), found.occupancy, calibrated(pool, unseen_fold(row.group))
+    )
     return Explanation(
         row=row.row,
         about=f"{row.model}, {row.hardware}, {row.engine}",

@@ -1,10 +1,4 @@
-"""Where on the load curve a replay ran: `low batch`, `middle` or `saturated`.
-
-* **saturated**: a replica had no room for all that was asked of it: requests were preempted, or those in flight took
-  `FULL_FRAC` of its seats or of its KV; or a stream was answered more slowly than it came.
-* **low batch**: a decode step of the mean batch takes less than `FLAT_FACTOR` times that of a single sequence: reading
-  the weights is what a step waits for, and one more request costs next to nothing.
-* **middle**: between the two.
+"""Where on the load curve a replay ran, by the rule of `headway.perf.regions`.
 
 The rule looks at the replay alone, so that a row nobody measured has a region too.
 """
@@ -12,20 +6,17 @@ The rule looks at the replay alone, so that a row nobody measured has a region t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from headway.perf.regions import FULL_FRAC, Region, region_of
 
 if TYPE_CHECKING:
     from headway.simulator import Simulation
     from headway.types import Replica, StepTable
     from headway.validation.figures import Answers
     from headway.validation.loads import Load
-
-Region = Literal["low batch", "middle", "saturated"]
-
-FULL_FRAC = 0.95
-FLAT_FACTOR = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +54,11 @@ def occupancy(one: Answers, load: Load, found: Simulation, replica: Replica) -> 
 
 
 def region(where: Occupancy, step: StepTable) -> Region:
-    """Return the region of the load curve, by the rule above."""
-    full = max(where.in_flight / where.seats, where.kv_frac)
-    if where.preemptions or full >= FULL_FRAC or where.behind_frac > 1 - FULL_FRAC:
-        return "saturated"
-    one, many = (decode_ps(step, sequences, where.context_tokens) for sequences in (1, round(where.batch)))
-    return "low batch" if many < FLAT_FACTOR * one else "middle"
-
-
-def decode_ps(step: StepTable, sequences: int, context_tokens: float) -> float:
-    """Return the time of a decode step of so many sequences of one context."""
-    contexts = sequences * context_tokens
-    window = min(contexts, sequences * step.window_tokens)
-    attention = step.context_ps_per_token * contexts + step.window_ps_per_token * window
-    return float(step.decode_ps[min(sequences, len(step.decode_ps) - 1)]) + attention
+    """Return the region of the load curve."""
+    return region_of(
+        step,
+        full_frac=max(where.in_flight / where.seats, where.kv_frac),
+        overrun=bool(where.preemptions) or where.behind_frac > 1 - FULL_FRAC,
+        batch=where.batch,
+        context_tokens=where.context_tokens,
+    )

@@ -19,16 +19,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from headway.errors import EvidenceError
-from headway.perf import applied, band, lower
+from headway.perf import applied, lower
 from headway.perf import replica as lowered
+from headway.perf.bands import band_fold, band_named
+from headway.perf.corrections import NONE, Correction
 from headway.simulator import simulate
 from headway.validation.figures import Figures, answers, figures
 from headway.validation.loads import Share, share
 from headway.validation.pairs import Paired, balance, decoding, joined
-from headway.validation.regions import Occupancy, Region, occupancy, region
+from headway.validation.regions import Occupancy, occupancy, region
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from headway.perf import Calibration
+    from headway.perf.regions import Region
     from headway.types import Pool, Replica, Speculation
     from headway.validation.configuration import Configured
     from headway.validation.loads import Load
@@ -45,50 +50,51 @@ class Replay:
     assumed: tuple[str, ...] = ()  # beyond the configuration's assumptions
 
 
-def calibrated(pool: Pool, fold: int | None) -> Calibration:
+def calibrated(pool: Pool, fold: int | None, nudge: Correction = NONE) -> Calibration:
     """Return the constants a row is predicted with: the one place where they are chosen.
 
     Args:
         pool: what is deployed.
         fold: constants fitted without this fold; None: with all rows, as `plan` and `simulate` use them.
+        nudge: a correction on top, to learn what a figure depends on.
     """
-    return applied(pool, fold)
+    return applied(pool, fold, nudge)
 
 
-def banded(pool: Pool, metric: str, fold: int | None) -> tuple[float, float] | None:
-    """Return the edges of a metric's band as fractions of the prediction: the one place where bands are chosen.
+def banded(pool: Pool, metric: str, where: Region, group: Sequence[str]) -> tuple[float, float] | None:
+    """Return the edges of a figure's band as fractions of the prediction: the one place where a row's band is chosen.
 
     Args:
         pool: what is deployed.
-        metric: as a scorecard names it; a percentile has the band of its metric.
-        fold: residuals of this fold left out; None: of all rows.
+        metric: as a scorecard names it.
+        where: on the load curve.
+        group: the row's; its band is of residuals of other groups.
 
     Returns:
         (low, high): the truth lies in value · (1 + low) … value · (1 + high); None where no residuals are known.
     """
-    del fold  # the stored bands were learnt from no row of a table
-    name = metric if metric.endswith("_per_s") else metric.partition("_")[0]
     try:
-        found = band(name, pool.accelerator, pool.engine, experts=pool.model.is_moe)
+        found = band_named(metric, pool, region=where, fold=band_fold(group))
     except EvidenceError:
         return None
     return found.low_frac, found.high_frac
 
 
-def replay(row: Configured, *, seed: int, fold: int | None) -> Replay:
+def replay(row: Configured, *, seed: int, fold: int | None, nudge: Correction = NONE) -> Replay:
     """Replay a row.
 
     Args:
         row: what was deployed and asked.
         seed: of what is drawn.
         fold: constants fitted without it.
+        nudge: a correction on top of the fitted one.
 
     Raises:
         InfeasibleError: the model cannot be spread that way, or no request could be served.
         InputError: the simulator cannot run it.
     """
     load = row.load
-    ones = [ready(pool, load, row.speculation, fold) for pool in row.pools]
+    ones = [ready(pool, load, row.speculation, fold, nudge) for pool in row.pools]
     paired = _paired(row, ones, seed) if len(row.pools) > 1 else None
     pools = paired.pools if paired else row.pools
     pool, one = pools[-1], ones[-1]
@@ -108,13 +114,13 @@ def replay(row: Configured, *, seed: int, fold: int | None) -> Replay:
     )
 
 
-def ready(pool: Pool, load: Load, drafts: Speculation | None, fold: int | None) -> Replica:
+def ready(pool: Pool, load: Load, drafts: Speculation | None, fold: int | None, nudge: Correction = NONE) -> Replica:
     """Return one replica as the simulator takes it; drafts change how long its steps take.
 
     Raises:
         InfeasibleError: the model cannot be spread that way.
     """
-    constants = calibrated(pool, fold)
+    constants = calibrated(pool, fold, nudge)
     context = max(round(load.isl_tokens.mean + load.osl_tokens.mean / 2), 1)
     one = lowered(pool, constants, context_tokens=context)
     if drafts is None:

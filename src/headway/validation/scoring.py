@@ -112,14 +112,14 @@ def compare(
     Args:
         measured: metric -> statistic -> value.
         predicted: the same; what lacks or is not finite could not be predicted.
-        bands: the edges of a metric's band as fractions of the prediction; None where it has none.
+        bands: the edges of a figure's band by its name, as fractions of the prediction; None where it has none.
     """
     found = []
     for metric, statistics in measured.items():
         for name, statistic in _scored(metric, statistics):
             value = predicted.get(metric, {}).get(statistic, math.nan)
             known = value if math.isfinite(value) else None
-            edges = bands(metric) if known is not None else None
+            edges = bands(name) if known is not None else None
             found.append(_compared(name, statistic, statistics[statistic], known, edges))
     return tuple(sorted(found, key=lambda c: _place(c.metric)))
 
