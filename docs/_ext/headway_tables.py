@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 from importlib import import_module
+from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
@@ -19,7 +21,7 @@ from docutils.statemachine import StringList
 from headway.units import show_bytes, show_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from sphinx.application import Sphinx
 
@@ -149,15 +151,68 @@ def _constant(name: str, value: Any) -> str:
     return f"{1e6 * value:g} µs" if name.endswith("_s") else show_bytes(value)
 
 
-def bands() -> Rows:
-    from headway.perf.bands import _regions
+def curves() -> Rows:
+    from headway.perf.curves import OPERATORS, _stored
 
-    rows = [("figure", "where", "models", "truth lies within", "learnt from")]
-    for one in _regions():
-        where = ", ".join(filter(None, (one.accelerator, one.engine, one.vendor))) or "elsewhere"
-        kind = "with experts" if one.experts else "dense"
-        spread = f"{100 * one.band.low_frac:+.0f} % … {100 * one.band.high_frac:+.0f} %"
-        rows.append((one.metric, where, kind, spread, one.band.source))
+    head = ("operator", "axes", "curves", "accelerators", "median error", "p90 error", "the worst curve's")
+    return [head, *(_curves_of(operator, _stored(operator)) for operator in OPERATORS)]
+
+
+def _curves_of(operator: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    medians = [one.error_median_frac for one in found.values() if not math.isnan(one.error_median_frac)]
+    ninths = [one.error_p90_frac for one in found.values() if not math.isnan(one.error_p90_frac)]
+    accelerators = {name.split("/")[1] for name in found}
+    axes = dict.fromkeys(axis for one in found.values() for axis in one.axes)
+    return (
+        operator,
+        ", ".join(axes),
+        str(len(found)),
+        str(len(accelerators)),
+        f"{100 * median(medians):.1f} %",
+        f"{100 * median(ninths):.0f} %",
+        f"{100 * max(medians):.0f} %, {100 * max(ninths):.0f} %",
+    )
+
+
+def corrections() -> Rows:
+    from headway.perf.corrections import stored
+
+    rows = [("figure", "left out", "rows", "median error", "p90 error", "bias")]
+    scores = stored().get("scores", {})
+    order = sorted(scores, key=lambda name: name != "uncorrected")
+    for metric in scores.get("uncorrected", {}):
+        for name in order:
+            count, middle, ninth, bias = scores[name][metric]
+            said = "no corrections at all" if name == "uncorrected" else name.removesuffix(" left out")
+            errors = (f"{100 * middle:.1f} %", f"{100 * ninth:.1f} %", f"{100 * bias:+.1f} %")
+            rows.append((metric, said, f"{count:,}", *errors))
+    return rows
+
+
+def correction_levels() -> Rows:
+    from headway.perf.corrections import LEVELS, PARTS, stored
+
+    fit = stored()["fits"]["all"]
+    rows: Rows = [("level", "keys seen", *PARTS)]
+    for level in LEVELS:
+        sizes = fit.get("sd", {}).get(level, [0.0] * len(PARTS))
+        found = fit["effects"].get(level, {})
+        rows.append((level, str(len(found)), *(f"{size:g}" if size else "–" for size in sizes)))
+    return rows
+
+
+def bands() -> Rows:
+    """The 90 % band of each metric by what was measured of a deployment's kind, over all loads."""
+    from headway.perf.bands import LIKENESSES, stored
+
+    known, at = stored(), stored()["confidences"].index(0.9)
+    rows = [("figure", "measured before", "truth lies within", "rows", "groups")]
+    for metric in (name for name in known["sets"]["all"] if "|" not in name):
+        for likeness in LIKENESSES:
+            if found := known["sets"]["all"].get(f"{metric} | {likeness}"):
+                low, high = found[2 + at], found[2 + len(known["confidences"]) + at]
+                spread = f"{100 * math.expm1(low):+.0f} % … {100 * math.expm1(high):+.0f} %"
+                rows.append((metric, likeness, spread, f"{found[0]:,}", f"{found[1]:,}"))
     return rows
 
 
@@ -171,6 +226,9 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "formats": formats,
     "defaults": defaults,
     "calibration": calibration,
+    "curves": curves,
+    "corrections": corrections,
+    "correction-levels": correction_levels,
     "bands": bands,
 }
 

@@ -11,7 +11,7 @@ What the collectors time, and what is made of it here:
   differs between engines.
 * An engine picks a kernel by shape and version. Of kernels timed on one configuration the fastest of the newest version
   is taken. Where most shapes were timed on one kernel and some on another alone, those are left out (`OTHER_KERNELS`):
-  an unseen shape is predicted as what the common kernel does.
+  an unseen shape is predicted as what the common kernel does. One entry was decided otherwise, and is so marked.
 * FlashInfer brings TensorRT-LLM's generated kernels for Blackwell to all engines: there a format has one curve, of the
   fastest that any engine was timed with (`SHARED`). Otherwise engines stand alone, and one that was not timed takes
   another's (`perf.experts`).
@@ -71,6 +71,7 @@ OTHER_KERNELS = {
     ("9", "vllm", "mxfp4"): "marlin|vllm_mxfp4_moe",
     ("10", "sglang", "bf16"): "triton",
     ("10", "sglang", "fp8_block"): "triton",
+    # decided after seeing scores of whole engines with and without it: in-sample for those rows
     ("10", "tensorrt-llm", "fp8_block"): "deepgemm",
     ("10", "tensorrt-llm", "nvfp4"): "cutlass|nongated",
     ("10", "vllm", "bf16"): "cutlass|vllm_fused_moe",
