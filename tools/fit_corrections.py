@@ -1,6 +1,6 @@
 """Fit the corrections of whole steps to a table of measurements, and write `perf/data/corrections.json`.
 
-    python tools/fit_corrections.py MEASUREMENTS.csv [--observations FILE] [--rounds N] [--dry]
+    python tools/fit_corrections.py MEASUREMENTS.csv [--observations FILE] [--half 0|1] [--dry]
 
 Every row is replayed under the stored corrections, and again with each part of a step a tenth slower, which says how
 much its TTFT, its TPOT and its output tokens per second depend on that part; the host's and the front end's shares
@@ -12,11 +12,11 @@ then a linear function of the effects (`perf/corrections.py`), with weights that
 Effects are Gaussian around zero with a standard deviation per level and part; the group term, one for each publication,
 hardware, engine, version, model, format and metric, is what one series of measurements has for itself: it keeps a
 long series from being taken for many independent ones. The solution is the ridge regression these priors make (the best
-linear unbiased prediction of a mixed model). The standard deviations are chosen by cross-validation over whole groups:
-those that predict left-out groups best, zero among the choices.
+linear unbiased prediction of a mixed model). The standard deviations are stated, not fitted (`PRIOR`): chosen by
+cross-validation, they fitted the groups at hand better and others worse than no correction at all.
 
-That is done six times: on all rows, and with each fold of groups left out, its standard deviations chosen without it,
-too. Run again after the corrections have been written, it linearises where they are (a Gauss–Newton step).
+That is done six times: on all rows, and with each fold of groups left out. Run again after the corrections have been
+written, it linearises where they are (a Gauss–Newton step).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ import hashlib
 import json
 import math
 import pickle
+import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,30 +59,24 @@ TARGET = Path(__file__).parents[1] / "src/headway/perf/data/corrections.json"
 #: metric -> the noise of one row (standard deviation of a logarithm), the scale beyond which an error counts less
 METRICS = {"tpot_s": (0.06, 0.10), "ttft_s": (0.15, 0.20), "output_tokens_per_s": (0.08, 0.10)}
 GROUP_SD = 0.15
-#: standard deviations an effect may have; 0: there is none
-SIZES = (0.0, 0.05, 0.15, 0.4)
-_OF_HARDWARE = ("engine", "accelerator", "accelerator, engine", "minor version", "version", "format")
-_OF_MODELS = ("family", "family, engine", "model", "model, engine", "model, accelerator, engine", LEVELS[-1])
-#: part -> the levels that may have an effect on it, in the order in which they are tried
-CHOICES = {
-    "base": ("role", *_OF_HARDWARE, *_OF_MODELS),
-    "prefill": ("role", *_OF_HARDWARE, *_OF_MODELS),
-    "frontend": (
-        "role",
-        "engine",
-        "accelerator, engine",
-        "minor version",
-        "version",
-        "family, engine",
-        "model, engine",
-    ),
-    "batch": ("role", *_OF_HARDWARE, *_OF_MODELS),
-    "sequence": ("engine", "minor version", "version", "family, engine"),
-    "spread": ("engine", "accelerator, engine", "family, engine"),
+_KINDS = ("engine", "accelerator, engine", "format", "family", "family, engine")
+#: part -> level -> the standard deviation of an effect before anything was measured: a few per cent for what kernels
+#: were timed for, more for prompts (whose shapes vary most), much for the host's and the front end's assumed times
+PRIOR = {
+    "base": dict.fromkeys((*_KINDS, "version", "model", "model, engine", "model, accelerator, engine"), 0.03),
+    "batch": dict.fromkeys(_KINDS, 0.05),
+    "prefill": {
+        **dict.fromkeys(("role", "engine", "family", "family, engine"), 0.1),
+        **dict.fromkeys(("accelerator, engine", "format", "model"), 0.05),
+    },
+    "sequence": dict.fromkeys(("engine", "minor version"), 0.5),
+    "frontend": {
+        **dict.fromkeys(("role", "engine"), 0.5),
+        **dict.fromkeys(("accelerator, engine", "minor version", "family, engine"), 0.3),
+    },
 }
 _NUDGE = 0.1
 _PROBED = ("base", "batch", "prefill")
-_GAIN = 3e-4  # of the loss: less is chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,22 +158,32 @@ class Problem:
         place = {key: k for k, key in enumerate(self.keys)}
         self.effects = np.array([[place[a, keys[a]] for a in range(len(LEVELS))] for keys in configurations])
         self.level = np.array([a for a, _ in self.keys])
-        self.weight = np.ones(len(seen))
+        self.share = 1 / np.sqrt(np.bincount(self.series))[self.series]  # of a row in how well a fit predicts
+        self.restart()
+
+    def restart(self) -> None:
+        """Take no row or series for an outlier."""
+        self.weight = np.ones(len(self.seen))
+        self.variance = np.full(self.series.max() + 1, GROUP_SD**2)
 
     def solve(self, use: NDArray[np.bool_], sd: Floats, *, rounds: int = 1) -> Floats:
-        """Return the effects, (keys, parts), fitted to the observations used; outliers weigh less each round."""
+        """Return the effects, (keys, parts), fitted to the observations used.
+
+        Each round, rows and whole series that lie far out weigh less (both have heavy tails: Student's t).
+        """
         effects = np.zeros((len(self.keys), len(PARTS)))
         for _ in range(rounds):
             effects = self._once(use, sd)
             error = self.left - self.predicted(effects)
-            error -= self._series_mean(use, error)
-            self.weight = 1 / (1 + (error / (2 * self.noise)) ** 2)
+            mean = self._series_mean(use, error)
+            self.variance = GROUP_SD**2 + mean**2
+            self.weight = 1 / (1 + ((error - mean[self.series]) / (2 * self.noise)) ** 2)
         return effects
 
     def _once(self, use: NDArray[np.bool_], sd: Floats) -> Floats:
         precision = np.where(use, self.weight / self.noise**2, 0.0)
         weighted = self.parts * precision[:, None]
-        shrink = GROUP_SD**2 / (1 + GROUP_SD**2 * np.bincount(self.series, precision))
+        shrink = self.variance / (1 + self.variance * np.bincount(self.series, precision))
         count, parts = len(self.effects), len(PARTS)
         square, right = np.zeros((count, parts, parts)), np.zeros((count, parts))
         np.add.at(square, self.of, weighted[:, :, None] * self.parts[:, None, :])
@@ -233,8 +238,7 @@ class Problem:
     def _series_mean(self, use: NDArray[np.bool_], error: Floats) -> Floats:
         precision = np.where(use, self.weight / self.noise**2, 0.0)
         sums = np.bincount(self.series, precision)
-        mean = GROUP_SD**2 * np.bincount(self.series, precision * error) / (1 + GROUP_SD**2 * sums)
-        return np.asarray(mean[self.series])
+        return np.asarray(self.variance * np.bincount(self.series, precision * error) / (1 + self.variance * sums))
 
     def predicted(self, effects: Floats) -> Floats:
         """Return what the effects explain of each observation."""
@@ -242,8 +246,8 @@ class Problem:
         return np.asarray((theta[self.of] * self.parts).sum(axis=1))
 
     def loss(self, error: Floats, use: NDArray[np.bool_]) -> float:
-        """Return how bad errors are; one twice as far out costs little more."""
-        return float(np.mean(np.log1p((error[use] / self.scale[use]) ** 2)))
+        """Return how bad errors are: one twice as far out costs little more; long series count as their root."""
+        return float(np.average(np.log1p((error[use] / self.scale[use]) ** 2), weights=self.share[use]))
 
 
 def _numbered(keys: Sequence[Any]) -> tuple[Ints, list[Any]]:
@@ -265,52 +269,40 @@ def cross_validated(problem: Problem, use: NDArray[np.bool_], sd: Floats, parts:
     return error
 
 
-def tuned(problem: Problem, use: NDArray[np.bool_], start: Floats, rounds: int) -> Floats:
-    """Return the standard deviations that predict left-out groups best, changed one at a time."""
-    sd = start.copy()
-    parts_of = np.array([_part(one.group, "tuning", 4) for one in problem.seen])
-
-    def loss() -> float:
-        weight = problem.weight
-        found = problem.loss(cross_validated(problem, use, sd, parts_of), use)
-        problem.weight = weight
-        return found
-
-    best = loss()
-    for _ in range(rounds):
-        for name, among in CHOICES.items():
-            part = PARTS.index(name)
-            for level in (LEVELS.index(word) for word in among):
-                kept = sd[level, part]
-                for choice in SIZES:
-                    if choice == kept:
-                        continue
-                    sd[level, part] = choice
-                    if (now := loss()) < best - _GAIN:
-                        best, kept = now, choice
-                sd[level, part] = kept
+def prior() -> Floats:
+    """Return the standard deviations of all effects, (levels, parts)."""
+    sd = np.zeros((len(LEVELS), len(PARTS)))
+    for part, by_level in PRIOR.items():
+        for level, size in by_level.items():
+            sd[LEVELS.index(level), PARTS.index(part)] = size
     return sd
 
 
 # --- the file --------------------------------------------------------------------------------------------------
 
 
-def fitted(problem: Problem, use: NDArray[np.bool_], start: Floats, rounds: int) -> tuple[Floats, dict[str, Any]]:
-    """Choose standard deviations and fit; return the standard deviations and the fit as stored."""
-    problem.weight = np.ones(len(problem.left))
-    problem.solve(use, start, rounds=3)
-    sd = tuned(problem, use, start, rounds)
+def fitted(problem: Problem, use: NDArray[np.bool_]) -> dict[str, Any]:
+    """Fit, and return the fit as stored."""
+    sd = prior()
+    problem.restart()
     effects = problem.solve(use, sd, rounds=3)
     rows: list[set[str]] = [set() for _ in problem.keys]
     for k in np.flatnonzero(use):
         for place in problem.effects[problem.of[k]]:
             rows[place].add(problem.seen[k].row)
     by_level: dict[str, dict[str, list[float]]] = {}
-    for (level, key), seen, log in zip(problem.keys, rows, effects, strict=True):
+    for (level, key), seen, logs in zip(problem.keys, rows, effects, strict=True):
         if seen:
-            by_level.setdefault(LEVELS[level], {})[key] = [len(seen), *(round(float(x), 4) + 0.0 for x in log)]
-    scale = {LEVELS[a]: [float(x) for x in sd[a]] for a in range(len(LEVELS))}
-    return sd, {"sd": scale, "effects": by_level}
+            by_level.setdefault(LEVELS[level], {})[key] = [len(seen), *(_short(float(log)) for log in logs)]
+    scale = {LEVELS[a]: [_short(float(x)) for x in sd[a]] for a in range(len(LEVELS)) if sd[a].any()}
+    groups = sorted({group_name(problem.seen[k].group) for k in np.flatnonzero(use)})
+    return {"groups": groups, "sd": scale, "effects": by_level}
+
+
+def _short(value: float) -> float:
+    """Return three digits behind the point: a thousandth of a logarithm is a tenth of a percent."""
+    rounded = round(value, 3)
+    return rounded or 0
 
 
 def report(problem: Problem, error: Floats, name: str) -> dict[str, list[float]]:
@@ -321,33 +313,26 @@ def report(problem: Problem, error: Floats, name: str) -> dict[str, list[float]]
         signed = np.expm1(-error[of])
         figures = [float(x) for x in (np.median(np.abs(signed)), np.quantile(np.abs(signed), 0.9), np.median(signed))]
         found[metric] = [int(of.sum()), *(round(x, 4) for x in figures)]
-        print(
-            f"{name:22s} {metric:20s} n {of.sum():5d}  median {figures[0]:6.1%}  p90 {figures[1]:6.1%}  bias {figures[2]:+6.1%}"
-        )
+        median, ninth, bias = figures
+        print(f"{name:25s} {metric:20s} n {of.sum():5d}  median {median:6.1%}  p90 {ninth:6.1%}  bias {bias:+6.1%}")
     return found
 
 
-def leave_out(problem: Problem, sd: Floats, name: str, keys: Sequence[str]) -> dict[str, list[float]]:
+def leave_out(problem: Problem, name: str, keys: Sequence[str]) -> dict[str, list[float]]:
     """Score with each of these left out in turn, whole."""
     parts, _ = _numbered(keys)
-    problem.weight = np.ones(len(problem.left))
+    problem.restart()
     everything = np.ones(len(problem.left), bool)
-    problem.solve(everything, sd, rounds=3)
-    return report(problem, cross_validated(problem, everything, sd, parts), f"leave one {name} out")
+    problem.solve(everything, prior(), rounds=3)
+    return report(problem, cross_validated(problem, everything, prior(), parts), f"leave one {name} out")
 
 
 def write(document: dict[str, Any], path: Path) -> None:
     """Write the file, one effect on a line."""
     text = json.dumps(document, indent=1, sort_keys=True)
-    lines: list[str] = []
-    for line in text.splitlines():  # numbers of one list on one line
-        bare = line.strip()
-        if lines and (lines[-1].endswith("[") or (bare[:1] in "-0123456789]" and lines[-1][-1:] in "[,0123456789")):
-            lines[-1] += ("" if lines[-1].endswith("[") or bare.startswith("]") else " ") + bare
-        else:
-            lines.append(line)
+    text = re.sub(r"\[([^\[\]]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
     fresh = path.with_suffix(".new")
-    fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    fresh.write_text(text + "\n", encoding="utf-8")
     fresh.replace(path)
 
 
@@ -357,32 +342,27 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--observations", type=Path, help="keep the replays here, or take them from there")
     parser.add_argument("--half", type=int, default=0, choices=(0, 1), help="which half of the rows is replayed")
-    parser.add_argument("--rounds", type=int, default=1, help="passes over the standard deviations")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     args = parser.parse_args()
     seen = observations(args.table, args.observations, args.half)
     problem = Problem(seen)
     everything = np.ones(len(seen), bool)
     report(problem, problem.left, "uncorrected")
-    start = np.zeros((len(LEVELS), len(PARTS)))
-    for part, size in (("base", 0.15), ("prefill", 0.15), ("frontend", 0.4)):
-        start[LEVELS.index("role"), PARTS.index(part)] = size
-    sd, fit = fitted(problem, everything, start, args.rounds)
-    fits, error = {"all": fit}, np.zeros(len(seen))
+    fits, error = {"all": fitted(problem, everything)}, np.zeros(len(seen))
     folds = np.array([one.fold for one in seen])
     for fold in range(FOLDS):
-        _, fits[str(fold)] = fitted(problem, folds != fold, sd, args.rounds)
+        fits[str(fold)] = fitted(problem, folds != fold)
         error[folds == fold] = (problem.left - problem.predicted(_stored(problem, fits[str(fold)])))[folds == fold]
     scores = {
         "uncorrected": report(problem, problem.left, "uncorrected"),
         "groups left out": report(problem, error, "groups left out"),
-        "model left out": leave_out(problem, sd, "model", [one.levels["model"] for one in seen]),
-        "accelerator left out": leave_out(problem, sd, "accelerator", [one.group[1] for one in seen]),
-        "source left out": leave_out(problem, sd, "source", [one.group[0] for one in seen]),
+        "model left out": leave_out(problem, "model", [one.levels["model"] for one in seen]),
+        "accelerator left out": leave_out(problem, "accelerator", [one.group[1] for one in seen]),
+        "source left out": leave_out(problem, "source", [one.group[0] for one in seen]),
     }
     if not args.dry:
         groups = {group_name(one.group): one.fold for one in seen}
-        about = {"version": 1, "fitted": date.today().isoformat(), "rows": len({one.row for one in seen})}
+        about = {"version": 1, "fitted": f"{datetime.now(UTC):%Y-%m-%d}", "rows": len({one.row for one in seen})}
         write({**about, "parts": list(PARTS), "scores": scores, "groups": groups, "fits": fits}, TARGET)
 
 
@@ -395,7 +375,7 @@ def _stored(problem: Problem, fit: dict[str, Any]) -> Floats:
 def observations(table: Path, kept: Path | None, half: int) -> list[Observation]:
     """Replay half the rows of the table, or take what was kept of an earlier run."""
     if kept and kept.exists():
-        found: list[Observation] = pickle.loads(kept.read_bytes())  # noqa: S301 - our own file, named by who runs this
+        found: list[Observation] = pickle.loads(kept.read_bytes())
         return found
     rows = [row for row in read_table(table).measurements if _part((row.row,), "sample", 2) == half]
     done = 0

@@ -97,18 +97,31 @@ def minor(version: str) -> str:
     return f"{found[1]}.{found[2]}" if found else ""
 
 
+#: Where an engine became another one: vLLM's V1 core is the default from 0.8, TensorRT-LLM's PyTorch backend from 1.0.
+_REBUILT = {"vllm": (0, 8), "tensorrt-llm": (1, 0)}
+
+
+def era(engine: str, version: str) -> str:
+    """Return the engine, told apart from what it was before it was rebuilt."""
+    found = minor(version)
+    first = _REBUILT.get(engine)
+    if not found or first is None or tuple(map(int, found.split("."))) >= first:
+        return engine
+    return f"{engine} before {first[0]}.{first[1]}"
+
+
 def levels(pool: Pool) -> dict[str, str]:
     """Return the key of a deployment at each level, from the general to the particular."""
-    engine, accelerator, model = pool.engine, pool.accelerator.name, pool.model
-    version, role = pool.engine_version, "apart" if pool.role != "mixed" else "mixed"
+    accelerator, model, version = pool.accelerator.name, pool.model, pool.engine_version
+    engine, role = era(pool.engine, version), "apart" if pool.role != "mixed" else "mixed"
     on = f"{accelerator} {engine} {role}"
     return {
         "role": role,
         "engine": f"{engine} {role}",
         "accelerator": f"{accelerator} {role}",
         "accelerator, engine": on,
-        "minor version": f"{engine} {minor(version)} {role}",
-        "version": f"{engine} {version} {role}",
+        "minor version": f"{pool.engine} {minor(version)} {role}",
+        "version": f"{pool.engine} {version} {role}",
         "format": f"{pool.weight_dtype} {accelerator} {engine}",
         "family": family(model),
         "family, engine": f"{family(model)} {engine}",
