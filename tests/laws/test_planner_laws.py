@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from headway.catalog import load
 from headway.errors import InfeasibleError
 from headway.perf import lower, memory, replica
+from headway.perf.corrections import Correction
 from headway.planner import plan
 from headway.planner.demand import Demand, Due
 from headway.planner.fleet import Fleets, figure_s, least_that, missed
@@ -99,6 +101,24 @@ def test_floors_lie_below_the_tables_the_simulator_steps_by(known: Scenario, pic
     assert (1e12 * floors.decode_s[: len(table.decode_ps) - 1] <= table.decode_ps[1:] + slack_ps).all()
     assert 1e12 * floors.least_s <= min(table.decode_ps[1:].min(), head_ps.min()) + slack_ps
     assert memory(pool).sequence_blocks(500) <= group[0].blocks * 1.5  # `blocks` is of the leanest settings
+
+
+logs = st.floats(-1.0, 1.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(base=logs, batch=logs, prefill=logs)
+def test_floors_lie_below_the_tables_whatever_the_correction(base: float, batch: float, prefill: float) -> None:
+    found = Correction(base_log=base, batch_log=batch, prefill_log=prefill)
+    with patch("headway.perf.applied.correction", lambda *_: found):
+        known = scenario()
+        for group in options(known, Fleets(known)):
+            floors, table = Floors(group), lower(group[0].pool)
+            assert (1e12 * floors.decode_s[: len(table.decode_ps) - 1] <= table.decode_ps[1:] + 2).all()
+            steps_ps = table.mixed_ps[floors._tokens[floors._tokens < len(table.mixed_ps)]] + table.sequence_ps
+            assert (1e12 * floors.mixed_s[: len(steps_ps)] <= steps_ps + 2).all()
+            assert 1e12 * floors.context_s <= table.context_ps_per_token + 1
+            assert 1e12 * floors.pair_s <= table.prefill_ps_per_pair + 1
 
 
 @LAWS

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from headway.api.pools import Choice
     from headway.perf import Calibration, MemoryPlan, StepBreakdown
-    from headway.types import Belief, Pool
+    from headway.types import Band, Belief, Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ class Estimate:
     achieved_flops_frac: float  # of the GPU's peak in the weights' compute format, over the step
     achieved_bytes_frac: float  # of the HBM's peak, over the step
     output_tokens_per_s: float  # of the replica, if every step were this one
+    band: Band  # of the step's time
+    output_tokens_per_s_band: Band
 
 
 def estimate(
@@ -58,7 +60,7 @@ def estimate(
     """
     from headway.api.pools import Choice, build_pool
     from headway.catalog import load
-    from headway.perf import Batch, applied, memory, step
+    from headway.perf import Batch, applied, band, memory, step
     from headway.scenario import read_scenario
 
     known = read_scenario(scenario) if scenario is not None else None
@@ -79,6 +81,8 @@ def estimate(
         achieved_flops_frac=found.flops / found.total_s / _peak_flops_per_s(pool),
         achieved_bytes_frac=found.moved_bytes / found.total_s / pool.accelerator.hbm_bytes_per_s,
         output_tokens_per_s=decodes / found.total_s,
+        band=band("tpot" if decodes else "ttft", pool),
+        output_tokens_per_s_band=band("output_tokens_per_s", pool),
     )
 
 

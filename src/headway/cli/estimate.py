@@ -9,7 +9,7 @@ import click
 from headway import units
 from headway.cli.common import catalog_option, choice_from, choice_options, examples, json_option, show
 from headway.errors import InputError
-from headway.pictures.page import ABSENT, Lines, Page, Table, seconds
+from headway.pictures.page import ABSENT, Lines, Page, Table, in_band, seconds
 
 if TYPE_CHECKING:
     from headway.api.steps import Estimate
@@ -70,7 +70,7 @@ def estimate_page(found: Estimate) -> Page:
     headline = (
         f"{pool.model.name} on {pool.parallelism} {pool.accelerator.name}, {pool.weight_dtype} weights, "
         f"{pool.kv_dtype} KV, {pool.engine} {pool.engine_version}: a step takes "
-        f"{seconds(step.total_s)}, {found.source}."
+        f"{in_band(step.total_s, found.band)}, {found.source}."
     )
     return Page(headline=headline, parts=(_operators(found), _summary(found), _memory(found), _sources(found)))
 
@@ -137,9 +137,15 @@ def _summary(found: Estimate) -> Lines:
         f"{step.tokens:,} tokens{padding}; {launched}",
         f"{achieved[0]} of peak FLOP/s and {achieved[1]} of peak HBM bandwidth",
         f"GPU {seconds(step.gpu_s)}, host {seconds(step.host_s)} ({where}), exposed {seconds(step.exposed_s)}",
-        f"{found.output_tokens_per_s:,.0f} output tokens/s of one replica, if every step were this one",
+        f"{_tokens(found)} output tokens/s of one replica, if every step were this one",
+        f"in brackets: what holds {units.show_frac(found.band.confidence_frac)} of {found.band.source}",
     )
     return Lines(title="In all", lines=lines)
+
+
+def _tokens(found: Estimate) -> str:
+    value, band = found.output_tokens_per_s, found.output_tokens_per_s_band
+    return f"{value:,.0f} ({value * (1 + band.low_frac):,.0f}–{value * (1 + band.high_frac):,.0f})"
 
 
 def _memory(found: Estimate) -> Table:

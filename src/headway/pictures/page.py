@@ -11,7 +11,7 @@ from headway.units import show_s
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from headway.types import Latency, Metric, Outcome
+    from headway.types import Band, Latency, Metric, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +98,12 @@ def latency_at(latency: Latency | None, percentile_frac: float) -> str:
     """Show a percentile with its band: `28.1 ms (25–33)`; the band is in the unit of the figure."""
     if latency is None or percentile_frac not in latency.quantiles_s:
         return ABSENT
-    value_s = latency.at(percentile_frac)
+    return in_band(latency.at(percentile_frac), latency.band_at(percentile_frac))
+
+
+def in_band(value_s: float, band: Band | None) -> str:
+    """Show a time with its band: `28.1 ms (25–33)`."""
     text = seconds(value_s)
-    band = latency.band_at(percentile_frac)
     if band is None or not math.isfinite(value_s) or value_s == 0:
         return text
     figure, unit = text.split(" ", 1)
@@ -139,11 +142,8 @@ def _latency_row(metric: Metric, latency: Latency, fracs: Sequence[float]) -> tu
 
 
 def _band_note(outcome: Outcome) -> str:
-    bands = [band for latency in outcome.latency.values() if (band := latency.band)]
-    if not bands:
-        return ""
-    sources = dict.fromkeys(band.source for band in bands)
-    return f"Bands hold {100 * bands[0].confidence_frac:g} % of the residuals of: {'; '.join(sources)}"
+    band = next((latency.band for latency in outcome.latency.values() if latency.band), None)
+    return f"Bands hold {100 * band.confidence_frac:g} % of measurements alike; --json says which" if band else ""
 
 
 def counted(number: int, noun: str) -> str:

@@ -15,8 +15,9 @@ linear programme that packs the steps best, so the best β is the tightest such 
 
     replica-seconds  ≥  max over β of  max( α ΣD , γ ΣS ) + β ΣP + c ΣS + q ΣX
 
-f and d are evaluated on a grid; between two grid points the lower one stands for both, which keeps the bound sound as
-they rise. Percentiles: TPOT ≥ t + c · mean context; TTFT ≥ max(β P, ⌈P/B⌉ f(1)) + q P².
+What whole engines add or save (`perf.corrections`) scales all of these. f and d are evaluated on a grid; between two
+grid points the lower one stands for both, which keeps the bound sound as they rise. Percentiles: TPOT ≥ t + c · mean
+context; TTFT ≥ max(β P, ⌈P/B⌉ f(1)) + q P².
 """
 
 from __future__ import annotations
@@ -53,15 +54,17 @@ class Floors:
         on = machine(options[0].pool)
         rates = on.attention
         # the step table has these in whole picoseconds, rounded; the floor of either is no more
-        self.context_s, self.pair_s = _down(rates.context_s_per_token), _down(rates.pair_s)
+        base, batch, prefill = on.calibration.correction.factors
+        self.context_s, self.pair_s = _down(batch * rates.context_s_per_token), _down(prefill * rates.pair_s)
         self._tokens = _grid(most_tokens)
         self._seqs = np.arange(1, most_seqs + 1)
         step_s = _step_s(on, np.concatenate([self._tokens, self._seqs]))
         head_s = _rows_s(on, np.concatenate([[1], self._seqs]) / on.shares)
         window = 2 * on.pool.model.sliding_window * rates.window_pair_s if _windowed(on) else 0.0
         prompt_s = on.linear.prompt_launch_s + (window + rates.token_s + on.linear.token_s) * self._tokens
-        self.mixed_s = step_s[: len(self._tokens)] + head_s[0] + prompt_s
-        self.decode_s = step_s[len(self._tokens) :] + head_s[1:]
+        decode_s = step_s[len(self._tokens) :] + head_s[1:]
+        self.mixed_s = _corrected(step_s[: len(self._tokens)] + head_s[0] + prompt_s, decode_s[0], base, prefill)
+        self.decode_s = _corrected(decode_s, decode_s[0], base, batch)
         self.least_s = float(min(self.decode_s[0], self.mixed_s[0]))
         self._least_per_decode_s = np.minimum.accumulate(self.decode_s / self._seqs)
         self._work: dict[int, tuple[FloatColumn, FloatColumn]] = {}
@@ -121,6 +124,12 @@ class Floors:
         kv_tokens = math.inf if demand.shared else float(option.blocks * option.pool.settings.block_size)
         needed = float((self.replica_seconds(option, due, kv_tokens) / due.span_s).max(initial=0.0))
         return max(1, math.ceil(needed - 1e-9))
+
+
+def _corrected(floor_s: FloatColumn, first_s: float, base: float, growth: float) -> FloatColumn:
+    """Return floors of corrected step times: base · t(1) + growth · (t − t(1)) for any t ≥ t(1) above the floors."""
+    least = min(base, growth)
+    return np.asarray(least * floor_s + (base - least) * first_s)
 
 
 def _down(seconds: float) -> float:
