@@ -38,6 +38,7 @@ import numpy as np
 from headway import catalog
 from headway.errors import HeadwayError
 from headway.perf.corrections import LEVELS, PARTS, Correction, group_name, levels
+from headway.validation.checks import repeats
 from headway.validation.configuration import configure
 from headway.validation.executing import execute
 from headway.validation.loads import seed_of
@@ -344,7 +345,8 @@ def main() -> None:
     parser.add_argument("--half", type=int, default=0, choices=(0, 1), help="which half of the rows is replayed")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     args = parser.parse_args()
-    seen = observations(args.table, args.observations, args.half)
+    kept = fair_rows(read_table(args.table).measurements)
+    seen = [one for one in observations(args.table, args.observations, args.half) if one.row in kept]
     problem = Problem(seen)
     everything = np.ones(len(seen), bool)
     report(problem, problem.left, "uncorrected")
@@ -370,6 +372,16 @@ def _stored(problem: Problem, fit: dict[str, Any]) -> Floats:
     """Return a stored fit's effects, by place."""
     nothing = [0] * (1 + len(PARTS))
     return np.array([fit["effects"].get(LEVELS[a], {}).get(key, nothing)[1:] for a, key in problem.keys], float)
+
+
+def fair_rows(rows: Sequence[Measurement]) -> set[str]:
+    """Return the rows to fit: of a measurement that stands twice the first, or none where its rows are in two folds."""
+    kept = {row.row for row in rows}
+    for first, *others in repeats(rows):
+        kept -= {row.row for row in others}
+        if {row.fold for row in others} != {first.fold}:
+            kept.discard(first.row)
+    return kept
 
 
 def observations(table: Path, kept: Path | None, half: int) -> list[Observation]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headway.catalog import Catalog, load
-from headway.validation.checks import check, duplicates, findings_of, read_floor_s
+from headway.validation.checks import check, duplicates, findings_of, read_floor_s, repeats
 from headway.validation.configuration import configure
 from headway.validation.measurements import Measurement, Tokens
 from headway.validation.reader import read_table
@@ -110,6 +110,16 @@ def test_a_row_that_stands_twice_names_the_first(catalog: Catalog) -> None:
     assert "row a" in found.reason
     everything = check([(one, configure(one, catalog)) for one in (first, again, other)])
     assert [finding.code for finding in everything] == ["duplicate"]
+
+
+def test_a_measurement_listed_under_another_version_is_found(catalog: Catalog) -> None:
+    figures = {"ttft_s": {"p50": 0.123}, "tpot_s": {"p50": 0.0123}}
+    first = row(row="a", measured=figures)
+    again = row(row="b", line=3, measured=figures, engine_version="nightly", tp=8)
+    alike = row(row="c", line=4, measured={"tpot_s": {"p50": 0.0123}}, engine_version="nightly")  # one figure: chance
+    assert [[one.row for one in same] for same in repeats([first, again, alike])] == [["a", "b"]]
+    (found,) = duplicates([first, again, alike])
+    assert (found.row, found.code) == ("b", "same_measurement")
 
 
 def test_the_published_table_breaks_no_floor(catalog: Catalog) -> None:

@@ -55,8 +55,8 @@ def findings_of(row: Measurement, configured: Configured) -> list[Finding]:
     return [Finding(row=row.row, line=row.line, code=code, reason=reason) for code, reason in found]
 
 
-def duplicates(rows: Iterable[Measurement]) -> list[Finding]:
-    """Return a finding for each row that says the same as one before it."""
+def duplicates(rows: Sequence[Measurement]) -> list[Finding]:
+    """Return a finding for each row that says, or measured, the same as one before it."""
     first: dict[object, Measurement] = {}
     found = []
     for row in rows:
@@ -64,14 +64,39 @@ def duplicates(rows: Iterable[Measurement]) -> list[Finding]:
         if before is not row:
             reason = f"the same configuration, load and figures as row {before.row}"
             found.append(Finding(row=row.row, line=row.line, code="duplicate", reason=reason))
+    known = {one.row for one in found}
+    for one, *others in repeats(rows):
+        for row in others:
+            if row.row not in known:
+                reason = f"the same load and figures as row {one.row}, described otherwise"
+                found.append(Finding(row=row.row, line=row.line, code="same_measurement", reason=reason))
     return found
 
 
+def repeats(rows: Iterable[Measurement]) -> list[list[Measurement]]:
+    """Return measurements that stand in the table more than once, however they are described, by their rows.
+
+    Two figures or more that agree to the last digit at the same load are one measurement. A dump that lists it under
+    another spread or version must neither count as two nor be fitted in one fold and scored in another.
+    """
+    found: dict[object, list[Measurement]] = {}
+    for row in rows:
+        if sum(len(statistics) for statistics in row.measured.values()) > 1:
+            found.setdefault((row.hardware, row.engine, _load(row), _figures(row)), []).append(row)
+    return [same for same in found.values() if len(same) > 1]
+
+
+def _load(row: Measurement) -> object:
+    return (row.isl_tokens, row.osl_tokens, row.mode, row.concurrency, row.request_rate_per_s)
+
+
+def _figures(row: Measurement) -> object:
+    return tuple((m, s, v) for m, stats in sorted(row.measured.items()) for s, v in sorted(stats.items()))
+
+
 def _content(row: Measurement) -> object:
-    measured = tuple((m, s, v) for m, stats in sorted(row.measured.items()) for s, v in sorted(stats.items()))
     shape = (row.gpus, row.tp, row.pp, row.ep, row.dp, row.weight_dtype, row.kv_dtype, row.features)
-    load = (row.isl_tokens, row.osl_tokens, row.mode, row.concurrency, row.request_rate_per_s)
-    return (row.model, row.hardware, row.engine, row.engine_version, shape, load, measured)
+    return (row.model, row.hardware, row.engine, row.engine_version, shape, _load(row), _figures(row))
 
 
 def _fields(row: Measurement) -> list[tuple[str, str]]:
