@@ -15,8 +15,6 @@ import fit_corrections as tool
 from headway.perf.corrections import LEVELS, PARTS
 from headway.validation.measurements import FOLDS, Measurement
 
-BASE, FRONTEND = PARTS.index("base"), PARTS.index("frontend")
-
 
 def seen(effects: dict[str, float], *, series: int = 8, rows: int = 12, noise: float = 0.02) -> list[tool.Observation]:
     """TPOTs that hang on the base part alone, of several series for each engine."""

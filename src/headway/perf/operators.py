@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headway.errors import InputError
+from headway.perf.applied import applied
 from headway.perf.attention import AttentionRates, attention_rates
-from headway.perf.constants import Calibration
-from headway.perf.constants import calibration as calibrated
 from headway.perf.experts import expert_time
 from headway.perf.formats import compute_format
 from headway.perf.gemm import matrix_time
@@ -35,6 +34,7 @@ from headway.perf.shapes import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from headway.perf.constants import Calibration
     from headway.perf.gemm import Column
     from headway.types import Pool
 
@@ -107,7 +107,7 @@ def machine(pool: Pool, calibration: Calibration | None = None) -> Machine:
     peaks = pool.accelerator.peak_flops_per_s
     if not peaks.get("bf16"):
         raise InputError(f"no bf16 peak is known for {pool.accelerator.name}", place="peak_flops_per_s")
-    constants = calibration or calibrated(pool.accelerator, pool.engine)
+    constants = calibration or applied(pool)
     fracs = constants.gemm_compute_frac
     return Machine(
         pool=pool,
