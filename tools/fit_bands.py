@@ -51,7 +51,7 @@ class Residual:
     log: float  # of measured / predicted
     likeness: str  # what was measured of its kind, its own fold left out
     region: str
-    role: str
+    serving: str
     group: str
     fold: int
     axes: Mapping[str, str]
@@ -60,7 +60,7 @@ class Residual:
     @property
     def cells(self) -> tuple[str, ...]:
         """Every cell it stands in."""
-        return bands.cells(self.metric, self.likeness, self.region, self.role)
+        return bands.cells(self.metric, self.likeness, self.region, self.serving)
 
 
 # --- the fit --------------------------------------------------------------------------------------------
@@ -131,7 +131,8 @@ def residuals_of(
     catalog = load()
     rows = {one.row: one for one in read_table(table).measurements}
     lines = [line for line in lines if line["predicted"] and line["row"] in rows]
-    pools = {name: configure(rows[name], catalog).pool for name in dict.fromkeys(line["row"] for line in lines)}
+    configured = {name: configure(rows[name], catalog) for name in dict.fromkeys(line["row"] for line in lines)}
+    pools = {name: one.pool for name, one in configured.items()}
     folds: dict[str, set[int]] = defaultdict(set)
     for name, pool in pools.items():
         for key in bands.kin(pool):
@@ -142,7 +143,7 @@ def residuals_of(
             log=math.log(float(line["measured"]) / float(line["predicted"])),
             likeness=_likeness(pools[line["row"]], folds, rows[line["row"]].fold),
             region=line["region"],
-            role="together" if pools[line["row"]].role == "mixed" else "apart",
+            serving=bands.serving_of(pools[line["row"]], unclear=configured[line["row"]].is_unclear),
             group=line["group"],
             fold=rows[line["row"]].fold,
             axes={"metric": line["metric"], **{a: line[a] for a in ("region", "engine", "accelerator", "mode")}},
@@ -197,7 +198,13 @@ def inside(residual: Residual) -> bool:
     """Return whether the 90 % band of a set without its fold holds a residual."""
     assert residual.pool is not None
     region: Any = residual.region
-    found = bands.band_named(residual.axes["metric"], residual.pool, region=region, fold=residual.fold)
+    found = bands.band_named(
+        residual.axes["metric"],
+        residual.pool,
+        region=region,
+        fold=residual.fold,
+        unclear=residual.serving == "unclear",
+    )
     return math.log1p(found.low_frac) - 1e-9 <= residual.log <= math.log1p(found.high_frac) + 1e-9
 
 

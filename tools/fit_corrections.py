@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from headway.validation.configuration import Configured
+
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
@@ -128,8 +130,16 @@ def observe(row: Measurement) -> list[Observation]:
         there = sum(by[part] * getattr(constants.correction, f"{part}_log") for part in PARTS if part != "spread")
         parts = tuple(by[part] for part in PARTS)
         left = math.log(statistics[name] / figure) + there
-        about = (row.row, metric, row.group, row.fold, levels(pool), pool.parallelism.gpus)
+        about = (row.row, metric, row.group, row.fold, levels_of(one), pool.parallelism.gpus)
         found.append(Observation(*about, left=left, parts=parts))
+    return found
+
+
+def levels_of(one: Configured) -> dict[str, str]:
+    """Return a row's levels; a version nobody stated is no evidence about the one it is replayed as."""
+    found = levels(one.pool)
+    if any(said.code == "version_unknown" for said in one.assumptions):
+        found |= {"version": "not stated", "minor version": "not stated"}
     return found
 
 

@@ -3,13 +3,15 @@
 `data/bands.json` (`tools/fit_bands.py`) holds quantiles of log(measured / predicted) by cell. A cell is what a
 deployment has in common with others that were measured, from the particular to the general:
 
-    metric × what was measured of its kind × load region × prefill and decode apart or together
-    metric × what was measured of its kind × load region
-    metric × load region
-    metric × what was measured of its kind
+    metric × kind of serving × what was measured of its like × load region
+    metric × kind of serving × load region
+    metric × kind of serving × what was measured of its like
+    metric × kind of serving
     metric
 
-The most particular cell that has enough residuals of enough groups decides. What was measured (`Likeness`): this model
+Prefill and decode together and apart are kinds of serving of their own, and so is an engine before it was rebuilt
+(`corrections.era`): what prototypes did in 2023 says little of today's. Measurements that do not say what was deployed or
+asked (`validation.configuration.UNCLEAR`) are a kind apart: their errors are theirs. The most particular cell that has enough residuals of enough groups decides. What was measured (`Likeness`): this model
 on this accelerator under this engine; the accelerator under the engine; the accelerator; or nothing of it.
 
 Two things hold by construction: a band is no narrower than that of a deployment of which more was measured, and none
@@ -30,7 +32,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 from headway.errors import EvidenceError, InputError, nearest
-from headway.perf.corrections import group_name, shape
+from headway.perf.corrections import era, group_name, shape
 from headway.perf.regions import REGIONS
 from headway.types import TAIL_FRAC, Band
 
@@ -54,16 +56,26 @@ MOST_CONFIDENCE_FRAC = 0.975
 
 def kin(pool: Pool) -> tuple[str, str, str]:
     """Return what a deployment is known by: as a whole, its accelerator under its engine, its accelerator."""
-    accelerator, engine = pool.accelerator.name, pool.engine
+    accelerator, engine = pool.accelerator.name, era(pool.engine, pool.engine_version)
     return f"{shape(pool.model)} | {accelerator} | {engine}", f"{accelerator} | {engine}", accelerator
 
 
-def cells(metric: str, likeness: str, region: str | None, role: str) -> tuple[str, ...]:
+def serving_of(pool: Pool, *, unclear: bool = False) -> str:
+    """Return the kind of serving: prefill and decode `together`, `apart`, an `earlier` engine, or `unclear`."""
+    if unclear:
+        return "unclear"
+    if era(pool.engine, pool.engine_version) != pool.engine:
+        return "earlier"
+    return "together" if pool.role == "mixed" else "apart"
+
+
+def cells(metric: str, likeness: str, region: str | None, serving: str) -> tuple[str, ...]:
     """Return the names of the cells, the most particular first."""
+    of_serving = f"{metric} | {serving}"
+    alike = f"{of_serving} | {likeness}"
     if region is None:
-        return f"{metric} | {likeness}", metric
-    particular = f"{metric} | {likeness} | {region}"
-    return f"{particular} | {role}", particular, f"{metric} | any | {region}", f"{metric} | {likeness}", metric
+        return alike, of_serving, metric
+    return f"{alike} | {region}", f"{of_serving} | any | {region}", alike, of_serving, metric
 
 
 def figure_of(name: str) -> tuple[str, float | None]:
@@ -102,6 +114,7 @@ def band(
     region: Region | None = None,
     fold: int | None = None,
     confidence_frac: float = CONFIDENCE_FRAC,
+    unclear: bool = False,
 ) -> Band:
     """Return the error band of one figure: the truth lies in it for a share `confidence_frac` of measurements.
 
@@ -112,6 +125,7 @@ def band(
         region: of the load, where known; a figure of unknown load has the band of all loads.
         fold: leave this fold's groups out (`band_fold`); None: of all groups.
         confidence_frac: 0 < … ≤ 0.95; the ends leave out as much each.
+        unclear: a measurement that leaves open what was deployed or asked.
 
     Raises:
         EvidenceError: no residuals are known for that metric.
@@ -123,12 +137,12 @@ def band(
         raise EvidenceError(f"no error band for {metric!r} ({nearest(metric, metrics)})")
     names = [name for name in dict.fromkeys((metric, kind_of(metric, percentile_frac))) if name in known]
     likeness = likeness_of(pool, fold)
-    role = "together" if pool.role == "mixed" else "apart"
-    found = [edges for name in names for edges in _no_wider(known, name, likeness, region, role)]
+    serving = serving_of(pool, unclear=unclear)
+    found = [edges for name in names for edges in _no_wider(known, name, likeness, region, serving)]
     upper = (1 + confidence_frac) / 2
     low = min(_at(edges["low"], upper) for _, edges in found)
     high = max(_at(edges["high"], upper) for _, edges in found)
-    source = _source(*_cell(known, names[-1], likeness, region, role))
+    source = _source(*_cell(known, names[-1], likeness, region, serving))
     return Band(
         low_frac=math.expm1(min(low, 0.0)),
         high_frac=math.expm1(max(high, 0.0)),
@@ -137,28 +151,30 @@ def band(
     )
 
 
-def band_named(name: str, pool: Pool, *, region: Region | None = None, fold: int | None = None) -> Band:
+def band_named(
+    name: str, pool: Pool, *, region: Region | None = None, fold: int | None = None, unclear: bool = False
+) -> Band:
     """Return the band of a figure by the name a scorecard has for it, such as `ttft_p99_s`.
 
     Raises:
         EvidenceError: no residuals are known for that metric.
     """
     metric, percentile_frac = figure_of(name)
-    return band(metric, pool, percentile_frac=percentile_frac, region=region, fold=fold)
+    return band(metric, pool, percentile_frac=percentile_frac, region=region, fold=fold, unclear=unclear)
 
 
 def _no_wider(
-    known: Mapping[str, Any], metric: str, likeness: Likeness, region: Region | None, role: str
+    known: Mapping[str, Any], metric: str, likeness: Likeness, region: Region | None, serving: str
 ) -> Iterator[tuple[str, Any]]:
     """Walk the cells that a band may not be narrower than: where more was measured, under no more load; itself last."""
     loads = (None,) if region is None else REGIONS[: REGIONS.index(region) + 1]
     for load in loads:
         for alike in LIKENESSES[: LIKENESSES.index(likeness) + 1]:
-            yield _cell(known, metric, alike, load, role)
+            yield _cell(known, metric, alike, load, serving)
 
 
-def _cell(known: Mapping[str, Any], metric: str, likeness: str, region: str | None, role: str) -> tuple[str, Any]:
-    return next((name, known[name]) for name in cells(metric, likeness, region, role) if name in known)
+def _cell(known: Mapping[str, Any], metric: str, likeness: str, region: str | None, serving: str) -> tuple[str, Any]:
+    return next((name, known[name]) for name in cells(metric, likeness, region, serving) if name in known)
 
 
 def _at(edge: Sequence[float], upper_frac: float) -> float:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _FILE = Path(__file__).parent / "data" / "corrections.json"
 
-#: The parts a log-factor belongs to; `spread` is added to `base` for each doubling of the GPUs beyond 4.
+#: The parts a log-factor belongs to; `spread` is added to `base` for every two doublings of the GPUs beyond 4.
 PARTS = ("base", "spread", "batch", "prefill", "sequence", "frontend")
 _GPUS_LOG2 = 2.0  # of 4 GPUs, where `spread` is centred
 

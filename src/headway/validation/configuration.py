@@ -37,6 +37,17 @@ _MTP_SHARE = 0.7
 _DRAFT_TOKENS = re.compile(r"num_speculative_tokens\"?[:= ]+(\d+)|speculative-num-steps[= ]+(\d+)|\bk ?= ?(\d+)")
 
 
+#: Assumptions about what was deployed or asked that decide a row's figures.
+UNCLEAR = frozenset(
+    {
+        *("isl_unknown", "osl_unknown", "rate_unknown", "concurrency_unknown", "workers_unknown", "halves"),
+        *("model_stand_in", "accelerator_stand_in", "engine_stand_in", "does_not_fit", "gpus_contradict"),
+        *("unknown_model", "unknown_accelerator", "unknown_engine", "unknown_format"),
+        *("speculation_unknown", "spread_ambiguous"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured:
     """A row as it is replayed.
@@ -60,6 +71,11 @@ class Configured:
     static_batch: bool = False
     adapters: int = 0
     assumptions: tuple[Assumption, ...]
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether something that decides its figures had to be assumed: its error is the row's more than the model's."""
+        return any(one.code in UNCLEAR for one in self.assumptions)
 
     @property
     def pool(self) -> Pool:

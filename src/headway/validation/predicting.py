@@ -59,7 +59,7 @@ def predict(job: Job) -> RowScore:
         comparisons=compare(
             told(row, configured),
             predicted,
-            lambda name: banded(configured.pool, name, found.region, row.group) if found else None,
+            lambda name: banded(configured, name, found.region, row.group) if found else None,
         ),
         refused=refused,
         assumed=(*(one.text for one in configured.assumptions), *(found.assumed if found else ())),

@@ -61,11 +61,11 @@ def calibrated(pool: Pool, fold: int | None, nudge: Correction = NONE) -> Calibr
     return applied(pool, fold, nudge)
 
 
-def banded(pool: Pool, metric: str, where: Region, group: Sequence[str]) -> tuple[float, float] | None:
+def banded(row: Configured, metric: str, where: Region, group: Sequence[str]) -> tuple[float, float] | None:
     """Return the edges of a figure's band as fractions of the prediction: the one place where a row's band is chosen.
 
     Args:
-        pool: what is deployed.
+        row: what was deployed and asked.
         metric: as a scorecard names it.
         where: on the load curve.
         group: the row's; its band is of residuals of other groups.
@@ -74,7 +74,7 @@ def banded(pool: Pool, metric: str, where: Region, group: Sequence[str]) -> tupl
         (low, high): the truth lies in value · (1 + low) … value · (1 + high); None where no residuals are known.
     """
     try:
-        found = band_named(metric, pool, region=where, fold=band_fold(group))
+        found = band_named(metric, row.pool, region=where, fold=band_fold(group), unclear=row.is_unclear)
     except EvidenceError:
         return None
     return found.low_frac, found.high_frac
