@@ -138,10 +138,9 @@ def test_a_server_that_looks_seldom_lets_clients_wait() -> None:
     often, late = run(one).figures, run(seldom).figures
     waited_s = late["ttft_s"]["mean"] - often["ttft_s"]["mean"]
     assert 4 * often["tpot_s"]["p50"] < waited_s < 31 * often["tpot_s"]["p50"]
-    assert late["requests_per_s"]["mean"] < often["requests_per_s"]["mean"]
 
 
 def test_a_prefix_shared_by_all_is_prefilled_once() -> None:
-    one = configured(note="", features="prefix cache", gpus=8, isl_tokens=Tokens(low=4096, high=4096))
-    shared = dataclasses.replace(one, load=dataclasses.replace(one.load, prefix_tokens=4000))
+    one = configured(note="", features="prefix cache", gpus=8, isl_tokens=Tokens(low=32768, high=32768))
+    shared = dataclasses.replace(one, load=dataclasses.replace(one.load, prefix_tokens=32000))
     assert run(shared).figures["ttft_s"]["p50"] < 0.6 * run(one).figures["ttft_s"]["p50"]

@@ -10,9 +10,10 @@ deployment has in common with others that were measured, from the particular to 
     metric
 
 Prefill and decode together and apart are kinds of serving of their own, and so is an engine before it was rebuilt
-(`corrections.era`): what prototypes did in 2023 says little of today's. Measurements that do not say what was deployed or
-asked (`validation.configuration.UNCLEAR`) are a kind apart: their errors are theirs. The most particular cell that has enough residuals of enough groups decides. What was measured (`Likeness`): this model
-on this accelerator under this engine; the accelerator under the engine; the accelerator; or nothing of it.
+(`corrections.era`): what prototypes did in 2023 says little of today's. Measurements that do not say what was
+deployed or asked (`validation.configuration.UNCLEAR`) are a kind apart: their errors are theirs. The most particular
+cell that has enough residuals of enough groups decides. What was measured (`Likeness`): this model on this
+accelerator under this engine; the accelerator under the engine; the accelerator; or nothing of it.
 
 Two things hold by construction: a band is no narrower than that of a deployment of which more was measured, and none
 narrower than that of the same deployment under less load (`REGIONS`). A percentile from p90 up has residuals of its own

@@ -6,11 +6,11 @@ A step has three parts, and each has a factor of its own:
     batch     what more sequences add to a decode step, and attention over their contexts
     prefill   what a step with prompt tokens takes beyond that
 
-the host has a time per sequence of a step (sampling, handing tokens on), and a request has the front end's time. The logarithm of each factor is a sum of effects, from the general to the
-particular (`LEVELS`): engine, accelerator, engine version, number format, model family, model, and the combinations
-that matter. Effects were estimated together, each shrunk towards zero by how much of its kind the measurements show
-(`tools/fit_corrections.py`), so that what was never measured inherits what is known of its kind, and what is known of
-nothing stays as the kernels say.
+the host has a time per sequence of a step (sampling, handing tokens on), and a request has the front end's time. The
+logarithm of each factor is a sum of effects, from the general to the particular (`LEVELS`): engine, accelerator,
+engine version, number format, model family, model, and the combinations that matter. Effects were estimated together,
+each shrunk towards zero by how much of its kind the measurements show (`tools/fit_corrections.py`), so that what was
+never measured inherits what is known of its kind, and what is known of nothing stays as the kernels say.
 
 `data/corrections.json` holds the effects fitted on all groups of rows, and five more sets, each fitted without one
 fold of the groups: a row is scored with a set that never saw its group (`unseen_fold`).

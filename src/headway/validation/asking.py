@@ -90,13 +90,13 @@ def _clients(row: Measurement, arrivals: str, said: list[Assumption]) -> int | N
     return clients
 
 
-def _requests(row: Measurement, harness: Harness, arrivals: str, rate: float | None) -> int | None:
+def _requests(row: Measurement, harness: Harness, arrivals: str, rate_per_s: float | None) -> int | None:
     if "static batch" in row.features and row.concurrency:
         return row.concurrency
     if sent := _SENT.search(row.note):
         return int((sent[1] or sent[2]).replace(",", "")) or None
-    if arrivals == "poisson" and rate and (lasted := _DURATION.search(row.note)):
-        return max(round(rate * float(lasted[1])), 1)
+    if arrivals == "poisson" and rate_per_s and (lasted := _DURATION.search(row.note)):
+        return max(round(rate_per_s * float(lasted[1])), 1)
     if arrivals == "closed" and harness.requests_per_client and row.concurrency:
         return harness.requests_per_client * row.concurrency
     if arrivals == "batch" and harness.requests_per_client == 1 and row.concurrency:

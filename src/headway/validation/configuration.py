@@ -74,7 +74,7 @@ class Configured:
 
     @property
     def is_unclear(self) -> bool:
-        """Whether something that decides its figures had to be assumed: its error is the row's more than the model's."""
+        """Whether what decides its figures had to be assumed: the error is the row's more than the model's."""
         return any(one.code in UNCLEAR for one in self.assumptions)
 
     @property
