@@ -60,6 +60,13 @@ def test_decodes_of_a_pair_are_not_held_up_by_prompts() -> None:
     assert apart["itl_s"]["p99"] < 1.5 * apart["itl_s"]["p50"]
 
 
+def test_a_stream_and_a_batch_go_through_both_pools_too() -> None:
+    stream = run(configured(mode="rate", request_rate_per_s=2.0, concurrency=None)).figures
+    assert stream["requests_per_s"]["mean"] == pytest.approx(2.0, rel=0.2)
+    batch = run(configured(mode="offline", concurrency=None)).figures
+    assert batch["output_tokens_per_s"]["mean"] > stream["output_tokens_per_s"]["mean"]
+
+
 def test_more_prefill_workers_shorten_the_wait() -> None:
     one = configured(concurrency=512, isl_tokens=Tokens(low=8192, high=8192), osl_tokens=Tokens(low=64, high=64))
     prefill, decode = one.pools

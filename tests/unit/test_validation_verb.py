@@ -14,6 +14,7 @@ from headway.api.validations import Validated, rows_csv
 from headway.cli import main
 from headway.cli.validate import headline, validated_page
 from headway.errors import InputError
+from headway.perf import bands, corrections
 from headway.validation import replaying
 
 CLOSED = {
@@ -101,17 +102,71 @@ def test_a_row_by_itself_is_predicted_as_in_its_table(table: Path, found: Valida
     assert alone.scores[0] == found.scores[1]
 
 
-def test_constants_never_saw_the_rows_fold(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int | None] = []
-    usual = replaying.calibrated
+def test_a_row_is_scored_with_constants_and_bands_that_left_its_group_out(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a fit has seen a row's group, every constant and every band of that row is of the fit without its fold."""
+    group = ("lab/one", "H100-SXM", "vLLM", "0.11.0")
+    for module, left_out in ((corrections, 2), (bands, 3)):
+        known = module.stored()
+        seen = {**known, "groups": {**known["groups"], corrections.group_name(group): left_out}}
+        monkeypatch.setattr(module, "stored", lambda seen=seen: seen)
+    constants: list[int | None] = []
+    edges: list[int | None] = []
+    usual, usual_band = replaying.applied, replaying.band_named
 
-    def recorded(pool, fold, *more):  # noqa: ANN001, ANN002, ANN202 - as `calibrated`
-        asked.append(fold)
-        return usual(pool, fold, *more)
+    def recorded(pool, fold, nudge):  # noqa: ANN001, ANN202 - as `applied`
+        constants.append(fold)
+        return usual(pool, fold, nudge)
 
-    monkeypatch.setattr(replaying, "calibrated", recorded)
+    def recorded_band(name, pool, *, fold, **more):  # noqa: ANN001, ANN003, ANN202 - as `band_named`
+        edges.append(fold)
+        return usual_band(name, pool, fold=fold, **more)
+
+    monkeypatch.setattr(replaying, "applied", recorded)
+    monkeypatch.setattr(replaying, "band_named", recorded_band)
     one = headway.validate(table, only=["row=A1"], workers=1)
-    assert asked and set(asked) == {one.scores[0].fold}
+    assert one.scores[0].fold == 2
+    assert constants and set(constants) == {2}  # in the score and in the explanation
+    assert edges and set(edges) == {3}
+    constants.clear()
+    other = headway.validate(table, only=["row=B1"], workers=1)  # of a group that no fit saw
+    assert other.scores[0].fold is None
+    assert set(constants) == {None}
+
+
+ODD = {
+    "lengths": {"isl": 1e300},
+    "clients": {"concurrency": 10**9},
+    "gpus": {"tp": 10**6, "gpus": 10**6},
+    "ranks": {"dp": 10**5, "tp": 10**5},
+    "drafts": {"features": "spec:mtp k=100000"},
+    "negative": {"tp": -1},
+    "words": {"mode": "weird"},
+}
+
+
+def test_a_row_that_cannot_be_costs_itself_and_nothing_else(tmp_path: Path) -> None:
+    rows = [{"id": "good", **ROWS["A1"]}] + [{"id": name, **ROWS["A1"], **odd} for name, odd in ODD.items()]
+    file = tmp_path / "odd.csv"
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        out = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
+        out.writeheader()
+        out.writerows(rows)
+    one = headway.validate(file, workers=1)
+    assert one.rows == len(rows)
+    assert next(score for score in one.scores if score.row == "good").refused == ""
+    whole = one.slices["all"]["tpot_s"]
+    assert whole.n_rows == len(rows)  # rows put aside count, as not predicted
+    assert whole.coverage_frac < 1
+    assert set(one.findings) >= {"too_large", "not_a_number", "unknown_mode"}
+
+
+def test_a_table_with_no_row_to_replay_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    file.write_text("model,hardware,engine,tp,tpot_ms_p50\nllama-3.1-8b,H100-SXM,vLLM,-1,9\n", encoding="utf-8")
+    with pytest.raises(InputError, match="tp is '-1'"):
+        headway.validate(file, workers=1)
 
 
 def test_the_document_has_all_first_and_every_row(found: Validated) -> None:

@@ -65,7 +65,7 @@ def validate(
     """
     from headway.validation.executing import execute
     from headway.validation.explaining import worst
-    from headway.validation.predicting import explain, predict
+    from headway.validation.predicting import explain, predict, put_aside
     from headway.validation.ranking import noise, rank
     from headway.validation.reader import read_table
     from headway.validation.scoring import score
@@ -74,20 +74,22 @@ def validate(
     wanted = [_wanted(word) for word in only]
     jobs = _jobs(known.measurements, wanted, tuple(str(file) for file in catalog))
     if not jobs:
-        raise InputError("no row is left to validate", file=table, place="only")
+        why = "; ".join(f"{one.finding.row}: {one.finding.reason}" for one in known.aside[:3])
+        raise InputError("no row is left to validate", file=table, place="only" if wanted else "", hint=why)
     done = Counter[str]()
 
     def count(more: int) -> None:
         done["rows"] += more
         progress(done["rows"], len(jobs))
 
-    scores = execute(predict, jobs, executor=executor, workers=workers, progress=count)
-    by_row = {job.measurement.row: job for job in jobs}
-    explained = [(by_row[one.row], one, figure) for one, figure in worst(scores)]
+    replayed = execute(predict, jobs, executor=executor, workers=workers, progress=count)
+    scores = replayed + ([] if wanted else [put_aside(one) for one in known.aside if one.measured])
+    by_line = {job.measurement.line: job for job in jobs}  # two rows may have one id
+    explained = [(by_line[one.line], one, figure) for one, figure in worst(scores)]
     measurements = [job.measurement for job in jobs]
     return Validated(
         slices=score(scores),
-        ranking=rank(measurements, scores),
+        ranking=rank(measurements, replayed),
         noise=noise(measurements),
         rows=len(jobs) if wanted else known.rows,
         replayed=sum(not one.refused for one in scores),

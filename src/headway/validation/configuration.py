@@ -142,12 +142,16 @@ def _adapters(row: Measurement) -> int:
     return int(found[1]) if found else 0
 
 
+#: More drafts than any engine verifies at once.
+_MOST_DRAFTS = 64
+
+
 def _speculation(row: Measurement, recipe: Recipe | None, said: list[Assumption]) -> Speculation | None:
     """Return the drafts a row names, or those its recipe lists."""
     if named := re.search(r"spec:([A-Za-z0-9]+)", row.features):
         method, tokens, share = _DRAFTS.get(named[1].casefold(), _DRAFTS["mtp"])
         if drafts := _DRAFT_TOKENS.search(f"{row.features} {row.note}"):
-            tokens = int(next(word for word in drafts.groups() if word))
+            tokens = min(int(next(word for word in drafts.groups() if word)), _MOST_DRAFTS)
     elif recipe and recipe.drafts:
         method, tokens, share = "mtp", recipe.drafts, _MTP_SHARE
     else:

@@ -91,6 +91,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """A row that cannot be replayed: why, and the figures it gives, which count against coverage."""
+
+    finding: Finding
+    measured: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """A table of measurements as read: every row that can be replayed, and what was found about any row.
 
@@ -101,6 +109,7 @@ class Table:
     rows: int
     measurements: tuple[Measurement, ...]
     findings: tuple[Finding, ...]
+    aside: tuple[Aside, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Return the number of findings by code, most first."""
@@ -108,7 +117,7 @@ class Table:
 
 
 #: Findings that put a row aside; it counts against coverage.
-REFUSED = ("missing_field", "not_a_number", "unknown_mode")
+REFUSED = ("missing_field", "not_a_number", "unknown_mode", "too_large")
 
 
 def count(findings: tuple[Finding, ...]) -> dict[str, int]:

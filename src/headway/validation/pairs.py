@@ -62,7 +62,7 @@ def balance(
     Args:
         pools: prefill and decode.
         ones: a replica of each.
-        load: what was asked; a closed loop.
+        load: what was asked.
         seed: of what is drawn.
         counted: whether the pools' replicas are the row's own; otherwise they are chosen, as said above.
         speed: output tokens of a step.
@@ -80,16 +80,26 @@ def balance(
     moved_s = _transfer_s(prefill, load)
     prompts = replace(load, osl_tokens=Lengths(low=1, high=1))
     drawn = share(prompts, prefill.replicas, prefill.settings.max_num_seqs, seed)
-    clients = max((load.concurrency or 1) / decode.replicas, 1.0)
+    clients = max(_clients(load, second, steps) / decode.replicas, 1.0)
     known: Figures = {}
     sequences, wait_s = clients, 0.0
     for _ in range(_TURNS):
         decode_s = _decode_s(second, sequences, load, steps)
-        found = simulate(drawn.requests, first, concurrency=drawn.clients, turnaround_s=decode_s + moved_s)
+        away_s = decode_s + moved_s if drawn.clients else 0.0
+        found = simulate(drawn.requests, first, concurrency=drawn.clients, turnaround_s=away_s)
         known = figures(answers(drawn, found, first), drawn, found, prefill.replicas)
         wait_s = known["ttft_s"]["mean"] + moved_s
         sequences = max(clients * decode_s / (decode_s + wait_s), 1.0)
     return Paired(pools=(prefill, decode), wait_s=wait_s, moved_s=moved_s, prefilled=known, assumed=assumed)
+
+
+def _clients(load: Load, one: Replica, steps: float) -> float:
+    """Return the requests in flight: the loop's, or by Little's law those of a stream; a batch fills the seats."""
+    if load.concurrency:
+        return load.concurrency
+    if load.rate_per_s is None:
+        return one.settings.max_num_seqs
+    return load.rate_per_s * _decode_s(one, 1.0, load, steps)
 
 
 def _decode_s(one: Replica, sequences: float, load: Load, steps: float) -> float:
@@ -109,7 +119,7 @@ def _prefill_s(one: Replica, load: Load) -> float:
 
 def _sized(prefill: Pool, decode: Pool, first: Replica, second: Replica, load: Load, steps: float) -> tuple[Pool, Pool]:
     """Choose how many workers there are, as said above."""
-    clients = load.concurrency or 1
+    clients = max(round(_clients(load, second, steps)), 1)
     longest = load.isl_tokens.high + load.osl_tokens.high
     room = second.num_gpu_blocks * second.settings.block_size // longest
     workers = -(-clients // max(min(second.settings.max_num_seqs, room), 1))

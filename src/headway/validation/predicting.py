@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from headway.catalog import Catalog
     from headway.types import Model
-    from headway.validation.measurements import Finding, Measurement
+    from headway.validation.measurements import Aside, Finding, Measurement
+
+#: Numbers nobody meant overflow somewhere on their way: such a row is refused, the table is not.
+_IMPOSSIBLE = (ArithmeticError, ValueError, MemoryError)
 
 #: What `architectures` of a config.json ends in, whatever the model.
 _ENDINGS = re.compile(r"(For(CausalLM|ConditionalGeneration)|LMHeadModel)$")
@@ -41,13 +44,16 @@ class Job:
 def predict(job: Job) -> RowScore:
     """Replay one row with constants fitted without its fold, and set the figures beside what was measured."""
     row = job.measurement
-    configured = configure(row, _catalog(job.catalog))
+    try:
+        configured = configure(row, _catalog(job.catalog))
+    except (HeadwayError, *_IMPOSSIBLE) as error:
+        return _unpredicted(job, str(error))
     found: Replay | None = None
     refused = ""
     try:
         found = replay(configured, seed=seed_of(row.row), fold=unseen_fold(row.group))
-    except HeadwayError as error:
-        refused = str(error)
+    except (HeadwayError, *_IMPOSSIBLE) as error:
+        refused = str(error) or type(error).__name__
     predicted = found.figures if found else {}
     return RowScore(
         row=row.row,
@@ -66,6 +72,35 @@ def predict(job: Job) -> RowScore:
         codes=tuple(one.code for one in configured.assumptions),
         findings=(*findings_of(row, configured), *job.findings),
         predicted=predicted,
+    )
+
+
+def _unpredicted(job: Job, refused: str) -> RowScore:
+    row = job.measurement
+    return RowScore(
+        row=row.row,
+        line=row.line,
+        group=" | ".join(row.group),
+        fold=unseen_fold(row.group),
+        gpus=row.gpus,
+        axes={"mode": row.mode, "engine": row.engine, "source": source_family(row.source)},
+        comparisons=compare(row.measured, {}, lambda _: None),
+        refused=refused,
+        findings=job.findings,
+    )
+
+
+def put_aside(one: Aside) -> RowScore:
+    """Score a row that could not be read as a measurement: what it gives counts, as not predicted."""
+    return RowScore(
+        row=one.finding.row,
+        line=one.finding.line,
+        group="",
+        fold=None,
+        gpus=None,
+        axes={},
+        comparisons=compare(one.measured, {}, lambda _: None),
+        refused=f"put aside: {one.finding.reason}",
     )
 
 

@@ -112,7 +112,8 @@ def throughput(one: Measurement, figures: Mapping[str, Mapping[str, float]]) -> 
     ttft_s, tpot_s = (_usual(figures.get(metric, {})) for metric in ("ttft_s", "tpot_s"))
     if ttft_s is None or tpot_s is None:
         return None
-    return one.concurrency * one.osl_tokens.mean / (ttft_s + (one.osl_tokens.mean - 1) * tpot_s)
+    lasted_s = ttft_s + (one.osl_tokens.mean - 1) * tpot_s
+    return one.concurrency * one.osl_tokens.mean / lasted_s if lasted_s > 0 else None
 
 
 def _usual(statistics: Mapping[str, float]) -> float | None:

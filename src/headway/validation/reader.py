@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.errors import InputError, nearest
-from headway.validation.measurements import MODES, Finding, Measurement, Table, Tokens
+from headway.validation.measurements import MODES, Aside, Finding, Measurement, Table, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +50,14 @@ _EMPTY = ("", "nan", "none", "null", "n/a", "-")
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:-|–|\.\.|to)\s*(\d+(?:\.\d+)?)\b")
 
 
+#: What no deployment of today comes near: a slip of the pen, and more than can be replayed.
+_MOST = {
+    **dict.fromkeys(("gpus", "tp", "pp", "ep", "dp"), 100_000),
+    **dict.fromkeys(("isl", "osl"), 100_000_000),
+    "concurrency": 200_000,
+}
+
+
 class _Problem(Exception):  # noqa: N818 - not an error: it becomes a finding
     """Why a row is put aside."""
 
@@ -73,14 +82,22 @@ def read_table(path: str | Path) -> Table:
     columns = list(rows[0][1])
     _check_columns(file, columns)
     findings = [_stray(column) for column in columns if column not in _KNOWN]
-    measurements = []
+    measurements, aside = [], []
     for line, fields in rows:
         try:
             measurements.append(_measurement(line, fields))
         except _Problem as problem:
             row = fields.get("id") or f"line {line}"
-            findings.append(Finding(row=row, line=line, code=problem.code, reason=problem.reason))
-    return Table(file=str(file), rows=len(rows), measurements=tuple(measurements), findings=tuple(findings))
+            found = Finding(row=row, line=line, code=problem.code, reason=problem.reason)
+            aside.append(Aside(finding=found, measured=_legible(fields)))
+    findings += [one.finding for one in aside]
+    return Table(
+        file=str(file),
+        rows=len(rows),
+        measurements=tuple(measurements),
+        findings=tuple(findings),
+        aside=tuple(aside),
+    )
 
 
 def _csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -203,6 +220,16 @@ def _measured(fields: Mapping[str, str]) -> dict[str, dict[str, float]]:
     return found
 
 
+def _legible(fields: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Return what a row measured as far as it can be read."""
+    found: dict[str, dict[str, float]] = {}
+    for column, (metric, statistic, unit) in _MEASURED.items():
+        with suppress(_Problem):
+            if text := fields.get(column):
+                found.setdefault(metric, {})[statistic] = _number(column, text) * unit
+    return found
+
+
 def _number(column: str, text: str) -> float:
     try:
         value = float(text)
@@ -220,7 +247,13 @@ def _count(fields: Mapping[str, str], column: str) -> int | None:
     value = _number(column, text)
     if value != int(value):
         raise _Problem("not_a_number", f"{column} is {text!r}; expected a whole number")
-    return int(value)
+    return int(_at_most(column, value, _MOST[column]))
+
+
+def _at_most(column: str, value: float, most: int) -> float:
+    if value > most:
+        raise _Problem("too_large", f"{column} is {value:g}; expected at most {most:,}")
+    return value
 
 
 def _bounds(text: str, one: Callable[[str], float]) -> tuple[float, float]:
@@ -235,6 +268,7 @@ def _tokens(fields: Mapping[str, str], column: str) -> Tokens | None:
     if not any(sign.isdigit() for sign in text):
         return None
     low, high = _bounds(text, lambda word: _number(column, word))
+    _at_most(column, high, _MOST[column])
     return Tokens(low=low, high=high) if high > 0 else None
 
 

@@ -101,7 +101,7 @@ def replay(row: Configured, *, seed: int, fold: int | None, nudge: Correction = 
     running = decoding(one, load) if paired else one
     drawn = _drawn(load, pool, row.speculation, seed)
     wait_s = paired.wait_s if paired else 0.0
-    found = simulate(drawn.requests, running, concurrency=drawn.clients, turnaround_s=wait_s)
+    found = simulate(drawn.requests, running, concurrency=drawn.clients, turnaround_s=wait_s if drawn.clients else 0.0)
     became = answers(drawn, found, running)
     where = occupancy(became, load, found, running)
     known = figures(became, drawn, found, pool.replicas)
