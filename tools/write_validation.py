@@ -52,6 +52,26 @@ def scorecard(found: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
+def aims(found: dict[str, Any]) -> str:
+    """Return what was aimed at beside what is reached."""
+    whole, offline = found["slices"]["all"], found["slices"].get("mode=offline", {})
+
+    def errors(one: dict[str, Any], *, tail: bool = True) -> str:
+        median = percent(one.get("ape_median_frac"))
+        return f"{median} / {percent(one.get('ape_p90_frac'))}" if tail else median
+
+    called = percent(found["ranking"]["same_load"]["called_frac"])
+    bands = [percent(whole.get(metric, {}).get("band_coverage_frac")) for metric in MAIN]
+    rows = [
+        ["TPOT, median / p90 error", "9 % / 28 %", errors(whole.get("tpot_s", {}))],
+        ["TTFT, median / p90 error", "20 % / 60 %", errors(whole.get("ttft_s", {}))],
+        ["output tokens/s, offline rows, median", "7 %", errors(offline.get("output_tokens_per_s", {}), tail=False)],
+        ["better of two called, same load", "93 %", called],
+        ["90 % band holds: TTFT, TPOT, tokens/s", "85–95 %", ", ".join(bands)],
+    ]
+    return table(["figure", "aim", "reached"], rows)
+
+
 def slices(found: dict[str, Any]) -> str:
     """Return median and p90 error of the largest slices of each axis."""
     names = [
@@ -113,6 +133,7 @@ def worst(found: dict[str, Any]) -> str:
 
 
 BLOCKS = {
+    "aims": aims,
     "scorecard": scorecard,
     "slices": slices,
     "ranking": ranking,
