@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from headway.errors import InfeasibleError
 from headway.perf import Batch, StepBreakdown, calibration, lower, memory, step
 from headway.perf.breakdown import causal_window_pairs
+from headway.perf.corrections import NONE
 from headway.perf.shapes import weight_bytes
 from headway.types import Accelerator, EngineSettings, Model, Parallelism, Pool, StepTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from random import Random
 
 GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
@@ -87,6 +90,14 @@ HYBRID = replace(
     LLAMA_8B, name="hybrid", full_attention_layers=8, linear_attention_layers=24, linear_state_bytes=2 * 2**20
 )
 MODELS = (LLAMA_8B, WINDOWED, MOE, MLA, HYBRID)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernels_alone() -> Iterator[None]:
+    """The laws are those of the kernels; what corrections keep of them is in test_perf_corrections."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("headway.perf.applied"), "correction", lambda _pool, _fold=None: NONE)
+        yield
 
 
 @st.composite

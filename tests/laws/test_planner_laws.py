@@ -203,7 +203,7 @@ def test_one_replica_fewer_would_not_do() -> None:
 @pytest.mark.parametrize("metric", ["ttft_ms", "tpot_ms"])
 def test_a_wider_limit_never_costs_more(metric: str) -> None:
     limits = {"ttft_ms": [150.0, 300.0, 600.0, 2400.0], "tpot_ms": [12.0, 25.0, 50.0, 200.0]}[metric]
-    costs = [cost_of(scenario(rate=30.0, **{metric: limit})) for limit in limits]
+    costs = [cost_of(scenario(rate=24.0, **{metric: limit})) for limit in limits]
     assert costs == sorted(costs, reverse=True)
 
 
@@ -253,6 +253,7 @@ def test_the_least_that_passes_is_found_to_a_stride(answer: int, above: int, sta
 
 def test_the_fleet_does_not_hang_on_the_seed(tmp_path: Path) -> None:
     example = (Path(__file__).parents[2] / "examples" / "chat-70b.yaml").read_text(encoding="utf-8")
+    example = example.replace("policy:\n", "policy:\n  confidence: none\n")  # bands of another kind of card decide else
     fleets = set()
     for seed in range(3):
         file = tmp_path / "chat.yaml"

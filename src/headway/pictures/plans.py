@@ -219,12 +219,18 @@ def _figure(step: Step) -> str:
     return f"{shown} {step.unit}".rstrip()
 
 
+#: Levers on the page, the cheapest first: it fits one screen.
+_LEVERS = 4
+
+
 def _levers(levers: Sequence[Lever]) -> Table:
+    left = len(levers) - _LEVERS
+    more = [(f"{left} more", ABSENT, ABSENT, "--json has them")] if left > 0 else []
     return Table(
         title="Levers: one change to the choice, planned again",
         columns=("change", "GPUs", "$/hour", "what it does"),
         align="lrrl",
-        rows=tuple(_lever(lever) for lever in levers),
+        rows=(*(_lever(lever) for lever in levers[:_LEVERS]), *more),
     )
 
 

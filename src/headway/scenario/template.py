@@ -38,7 +38,7 @@ policy:
   burst: 1                          # beyond the bursts of the traffic itself, which are replayed
   headroom: 30 %                    # share of the capacity kept free
   survive: none                     # or 1 node, 2 nodes, 1 replica
-  confidence: 80 %                  # with which each limit is held, by the error of the model; none: the prediction
+  confidence: 60 %                  # with which each limit is held, by the error of the model; none: the prediction
 
 prices:
   region: us-east-1                 # any: wherever it is cheapest
