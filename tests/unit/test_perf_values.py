@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from headway.errors import InfeasibleError, InputError
 from headway.perf import Batch, lower, memory, replica, step
+from headway.perf.corrections import NONE
 from headway.perf.formats import WEIGHT_BYTES, compute_format
 from headway.perf.shapes import experts, kv_elements, matmuls, weight_bytes
 from headway.types import Accelerator, EngineSettings, Model, Parallelism, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GIB = 2.0**30
 GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
@@ -103,6 +109,14 @@ DEEPSEEK_R1 = replace(
     v_head_dim=128,
     full_attention_layers=61,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernels_alone() -> Iterator[None]:
+    """The figures are those of the kernels; corrections have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("headway.perf.applied"), "correction", lambda _pool, _fold=None: NONE)
+        yield
 
 
 def settings(**changes: object) -> EngineSettings:

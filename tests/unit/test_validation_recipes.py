@@ -12,6 +12,7 @@ from headway.catalog import load
 from headway.validation.measurements import Measurement, Tokens
 from headway.validation.names import Assumption
 from headway.validation.recipes import Recipe, Workers, _recipes, _sweeps, candidates, recipe_of
+from headway.validation.sources import harness_of
 from headway.validation.spread import Spreader
 
 GB200, B200, H200 = "gb200", "b200-sxm", "h200-sxm"
@@ -175,6 +176,7 @@ def test_listed_tensor_parallelism_across_nodes_stays_that() -> None:
         model=catalog.model("deepseek-ai/DeepSeek-R1"),
         accelerator=catalog.accelerator("h100-sxm"),
         dtype="fp8_block",
+        harness=harness_of(one),
         said=said,
     )
     prefill, decode = spreader.spreads(recipe)
