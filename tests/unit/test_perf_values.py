@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headway.errors import InfeasibleError, InputError
-from headway.perf import Batch, lower, memory, replica, step
+from headway.perf import Batch, applied, lower, memory, replica, step
 from headway.perf.corrections import NONE
 from headway.perf.formats import WEIGHT_BYTES, compute_format
 from headway.perf.shapes import experts, kv_elements, matmuls, weight_bytes
@@ -288,7 +288,8 @@ def test_decode_pads_to_the_next_captured_size() -> None:
     pool = a_pool()
     assert [step(pool, Batch.of([1] * n)).padded_tokens for n in (1, 3, 9, 250, 257)] == [1, 4, 16, 256, 272]
     assert lower(pool).decode_ps[9] < lower(pool).decode_ps[17]
-    eager = step(a_pool(settings=settings(cuda_graph_sizes=())), Batch.of([1] * 9))
+    slow = replace(applied(pool), launch_layer_s=500e-6)
+    eager = step(a_pool(settings=settings(cuda_graph_sizes=())), Batch.of([1] * 9), slow)
     assert (eager.padded_tokens, eager.graph) == (9, False)
     assert eager.total_s == pytest.approx(32 * 500e-6)  # launching binds
 
