@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from headway.probe import Device, Recording
+    from headway.kernels import Device, Recording
     from headway.types import Accelerator
 
 #: Seconds a recording takes unless told otherwise.
@@ -51,7 +51,7 @@ def calibrate_ops(
         EvidenceError: no kernel could be timed.
     """
     from headway.catalog import load
-    from headway.probe import Recorder, TorchBench, check_writable, record, write_recording
+    from headway.kernels import Recorder, TorchBench, check_writable, record, write_recording
 
     _check(budget_s, device)
     check_writable(file)
@@ -66,7 +66,7 @@ def calibrate_ops(
 def _named(
     device: Device, name: str | None, known: Iterable[Accelerator], find: Callable[[str], Accelerator]
 ) -> Accelerator:
-    from headway.probe import accelerator_of
+    from headway.kernels import accelerator_of
 
     return accelerator_of(device, known) if name is None else find(name)
 

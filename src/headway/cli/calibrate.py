@@ -16,8 +16,8 @@ from headway.pictures.page import ABSENT, Commands, Lines, Page, Table, seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from headway.kernels import Recording
     from headway.pictures.page import Part
-    from headway.probe import Recording
 
 
 @click.command(

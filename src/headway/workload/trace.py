@@ -33,16 +33,22 @@ class Treatment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a result file measured, one entry per request in the order of `Requests`; None where it has no such column.
+    """What became of each request, in the order of `Requests`; None where it is not known of any.
 
-    Latencies are NaN where a request has none. TPOT follows from these and OSL by its one definition in `metrics`.
+    All times are measured from the arrival in `Requests`, which is when the request was due, not when a slow client got
+    round to it. Latencies are NaN where a request has none. TPOT follows from these and the tokens received, by its one
+    definition in `metrics`.
     """
 
     ttft_s: FloatColumn | None = None
-    e2e_s: FloatColumn | None = None
+    e2e_s: FloatColumn | None = None  # to the last token; NaN where the answer was not complete
     itl_s: FloatColumn | None = None  # (n_gaps,) gaps between the chunks of the stream, request after request
     itl_offsets: IntColumn | None = None  # (n_requests + 1,) request i has itl_s[itl_offsets[i]:itl_offsets[i + 1]]
     cached_tokens: IntColumn | None = None  # prompt tokens the server found in its cache; -1: not known
+    sent_s: FloatColumn | None = None  # from the arrival to the last byte of the request written; NaN: not sent
+    input_tokens: IntColumn | None = None  # of the prompt, as the server counted; -1: it did not say
+    output_tokens: IntColumn | None = None  # received, as the server counted (else chunks); -1: not known
+    error: IntColumn | None = None  # 0: answered in full; k: why not, `Trace.names["error"][k]`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +60,7 @@ class Trace:
     file: str
     treatments: tuple[Treatment, ...] = ()
     measured: Measured | None = None
-    #: what the codes of `tenant_id`, `class_id`, `adapter_id` stand for: code k is `names[column][k]`
+    #: what the codes of `tenant_id`, `class_id`, `adapter_id`, `error` stand for: code k is `names[column][k]`
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -16,13 +16,13 @@ from headway.api.pools import Choice, build_pool
 from headway.catalog import load
 from headway.cli import main
 from headway.errors import EvidenceError, InputError
+from headway.kernels import Device, Recorder, accelerator_of, collectives, ops, record, recording, write_recording
+from headway.kernels.ops import Copy, Decode, Gemm, Prefill, Shape
+from headway.kernels.timing import Timing
 from headway.perf import applied, own_curves
 from headway.perf.curves import read_curves
 from headway.perf.gemm import matrix_roofline_s
 from headway.perf.links import link_bytes_per_s
-from headway.probe import Device, Recorder, accelerator_of, collectives, ops, record, recording, write_recording
-from headway.probe.ops import Copy, Decode, Gemm, Prefill, Shape
-from headway.probe.timing import Timing
 
 H100 = load().accelerator("h100-sxm")
 DEVICE = Device(
@@ -275,7 +275,7 @@ def test_two_entries_that_fit_are_both_named() -> None:
 def at_hand(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The verb finds this device in place of torch's; its clock is the machine's."""
     bench = Bench()
-    monkeypatch.setattr("headway.probe.TorchBench", lambda kind: bench)
+    monkeypatch.setattr("headway.kernels.TorchBench", lambda kind: bench)
     return bench
 
 
@@ -300,7 +300,7 @@ def test_the_command_writes_the_file_and_says_what_to_run_next(
 
 def test_no_file_is_left_where_recording_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(broken=Gemm)
-    monkeypatch.setattr("headway.probe.TorchBench", lambda kind: bench)
+    monkeypatch.setattr("headway.kernels.TorchBench", lambda kind: bench)
     with pytest.raises(RuntimeError):
         headway.calibrate_ops(tmp_path / "x.json", budget_s=5)
     assert not list(tmp_path.iterdir())

@@ -11,20 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from headway.errors import EvidenceError
-from headway.probe import ops, reduce
-from headway.probe.collectives import all_reduce_timings
-from headway.probe.ops import Copy, Gemm, Reach
-from headway.probe.timing import settle
+from headway.kernels import ops, reduce
+from headway.kernels.collectives import all_reduce_timings
+from headway.kernels.ops import Copy, Gemm, Reach
+from headway.kernels.timing import settle
 from headway.types import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import TypeVar
 
+    from headway.kernels.ops import Shape
+    from headway.kernels.timing import Timing
+    from headway.kernels.torch_bench import Device
     from headway.perf.curves import Curve
-    from headway.probe.ops import Shape
-    from headway.probe.timing import Timing
-    from headway.probe.torch_bench import Device
     from headway.types import Accelerator, Dtype
 
     #: Told what is timed, how many of its shapes are done, and how many there are.

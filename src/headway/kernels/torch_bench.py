@@ -19,12 +19,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headway.errors import InputError
-from headway.probe.ops import Copy, Decode, Gemm, Prefill
+from headway.kernels.ops import Copy, Decode, Gemm, Prefill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from headway.probe.ops import Shape
+    from headway.kernels.ops import Shape
     from headway.types import Dtype
 
     Call = Callable[[], object]

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from headway.errors import EvidenceError, InputError
-from headway.probe import collectives, torch_bench
-from headway.probe.torch_bench import TorchBench, clocked, driver_version, graphed, load_torch
+from headway.kernels import collectives, torch_bench
+from headway.kernels.torch_bench import TorchBench, clocked, driver_version, graphed, load_torch
 
 
 class Gpu:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.errors import EvidenceError
-from headway.probe.timing import LEAST_REPEATS, timing
-from headway.probe.torch_bench import clocked, graphed, load_torch
+from headway.kernels.timing import LEAST_REPEATS, timing
+from headway.kernels.torch_bench import clocked, graphed, load_torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headway.probe.timing import Timing
+    from headway.kernels.timing import Timing
 
 _BF16_BYTES = 2
 _REPEATS = 30

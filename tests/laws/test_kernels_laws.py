@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.probe import ops
-from headway.probe.ops import Reach
-from headway.probe.reduce import fit
-from headway.probe.timing import ENOUGH_FRAC, LEAST_REPEATS, MOST_REPEATS, settle, timing
+from headway.kernels import ops
+from headway.kernels.ops import Reach
+from headway.kernels.reduce import fit
+from headway.kernels.timing import ENOUGH_FRAC, LEAST_REPEATS, MOST_REPEATS, settle, timing
 
 reaches = st.builds(
     Reach,

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headway.errors import EvidenceError
+from headway.kernels import ops
 from headway.perf.attention import UNIT_TOKENS
 from headway.perf.curves import Curve
 from headway.perf.gemm import matrix_roofline_s
 from headway.perf.links import link_bytes_per_s
-from headway.probe import ops
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from headway.probe.ops import Decode, Gemm, Prefill
+    from headway.kernels.ops import Decode, Gemm, Prefill
     from headway.types import Accelerator, Provenance
 
     Floats = NDArray[np.float64]

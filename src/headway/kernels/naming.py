@@ -10,7 +10,7 @@ from headway.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from headway.probe.torch_bench import Device
+    from headway.kernels.torch_bench import Device
     from headway.types import Accelerator
 
 #: What drivers leave out of a name: an H100 module is called "NVIDIA H100 80GB HBM3".

@@ -10,7 +10,7 @@ from headway.errors import InputError
 from headway.perf.curves import write_curves
 
 if TYPE_CHECKING:
-    from headway.probe.recording import Recording
+    from headway.kernels.recording import Recording
 
 _SUFFIX = ".json"
 
