@@ -4,7 +4,11 @@
 * **TPOT** (last token − first token) / (OSL − 1), one per request; a request of one token has none.
 * **ITL** one sample per gap between two tokens of a request.
 * **E2E** last output token − arrival.
+
 * **goodput** requests per second that met every per-request limit of the SLO.
+
+OSL counts the tokens received where they were counted, else those asked for. Where a stream had several tokens in one
+chunk, ITL has one sample per gap between chunks.
 
 Figures are over the requests that *arrived* within a window; warm-up and cool-down are cut by `window_of`. A request
 that failed or did not finish is counted as infinitely late, never dropped: a percentile that falls on one is infinite.
@@ -36,13 +40,18 @@ WARM_UP_FRAC, COOL_DOWN_FRAC = 0.1, 0.05
 class Served:
     """What became of each request, as columns in order of arrival; times are NaN where they never happened.
 
+    `first_s` is None where nobody looked: then there is no TTFT and no TPOT. `input_tokens` and `output_tokens` are
+    what was really read and given, where that may differ from what the requests say.
+
     `itl_quantile_s` answers the ITL quantile at a fraction, where gaps were recorded; `itl_mean_s` and `itl_max_s` and
     `itl_samples` go with it.
     """
 
-    first_s: FloatColumn
+    first_s: FloatColumn | None
     last_s: FloatColumn
     failed: FloatColumn | IntColumn  # non-zero: refused or given up
+    input_tokens: IntColumn | None = None
+    output_tokens: IntColumn | None = None
     cached_tokens: IntColumn | None = None
     preemptions: int = 0
     itl_quantile_s: Callable[[float], float] | None = None
@@ -98,18 +107,23 @@ def latency_of(values_s: FloatColumn, percentiles_frac: tuple[float, ...]) -> La
 def request_latencies(requests: Requests, served: Served) -> dict[Metric, FloatColumn]:
     """Return TTFT, TPOT and E2E of every request, in seconds.
 
-    Infinite where the request failed or did not get that far; TPOT is NaN for a request of one token.
+    Infinite where the request failed or did not get that far; TPOT is NaN for a request of one token. TTFT and TPOT
+    are not there where nobody looked for first tokens.
     """
-    done = np.isfinite(served.last_s) & (np.asarray(served.failed) == 0)
-    ttft_s = np.where(np.isfinite(served.first_s) & (np.asarray(served.failed) == 0), served.first_s, np.inf)
-    gaps = requests.osl_tokens - 1
+    lasting = np.asarray(served.failed) == 0
+    done = np.isfinite(served.last_s) & lasting
+    e2e_s = np.where(done, served.last_s, np.inf) - requests.arrive_s
+    if served.first_s is None:
+        return {"e2e": e2e_s}
+    ttft_s = np.where(np.isfinite(served.first_s) & lasting, served.first_s, np.inf)
+    gaps = _osl_tokens(requests, served) - 1
     with np.errstate(invalid="ignore", divide="ignore"):
         tpot_s = np.where(done, (served.last_s - served.first_s) / gaps, np.inf)
-    return {
-        "ttft": ttft_s - requests.arrive_s,
-        "tpot": np.where(gaps > 0, tpot_s, np.nan),
-        "e2e": np.where(done, served.last_s, np.inf) - requests.arrive_s,
-    }
+    return {"ttft": ttft_s - requests.arrive_s, "tpot": np.where(gaps > 0, tpot_s, np.nan), "e2e": e2e_s}
+
+
+def _osl_tokens(requests: Requests, served: Served) -> IntColumn:
+    return requests.osl_tokens if served.output_tokens is None else served.output_tokens
 
 
 def _percentiles(slo: Slo, metric: Metric) -> tuple[float, ...]:
@@ -173,7 +187,8 @@ def outcome(requests: Requests, served: Served, slo: Slo, belief: Belief) -> Out
     finished = int(done.sum())
     good = float(_good(latencies_s, slo).sum())
     window_s = max(end_s - start_s, 1e-12)
-    isl, osl = requests.isl_tokens[inside], requests.osl_tokens[inside]
+    isl = (requests.isl_tokens if served.input_tokens is None else served.input_tokens)[inside]
+    osl = _osl_tokens(requests, served)[inside]
     cached = 0 if served.cached_tokens is None else int(served.cached_tokens[inside].sum())
     return Outcome(
         source=belief,

@@ -32,6 +32,7 @@ _PUBLIC = {
     "describe": "description",
     "read_trace": "readers",
     "write_trace": "columnar",
+    "served_of": "served",
 }
 
 __all__ = list(_PUBLIC)

@@ -6,14 +6,16 @@ Columns, of which the first three are needed:
 - `prefix_block_tokens` (the same in every row) with `prefix_first_ids` and `prefix_counts` (lists of equal length: the
   runs of `types.PrefixRuns`), or with `prefix_ids` (a list with every id);
 - `session_id`, `adapter_id`, `tenant_id`, `class_id`, `priority` (whole numbers; −1: none);
-- `ttft_s`, `e2e_s`, `cached_tokens`, where they were measured (read, not written).
+- `max_tokens` (a whole number) and `abort_s` (a number; nothing: never), what ends a request before its time;
+- what was measured, as `trace.Measured` has it: `ttft_s`, `e2e_s`, `sent_s` (numbers; nothing: there is none),
+  `input_tokens`, `output_tokens`, `cached_tokens` (whole numbers; nothing: not known), `itl_s` (a list of numbers),
+  `error` (a word; nothing: answered in full).
 
 A list stands in CSV as numbers with blanks between. Columns of other names are left alone and mentioned.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import os
@@ -27,19 +29,20 @@ from headway.errors import InputError, nearest
 from headway.types import PrefixRuns
 from headway.workload.prefixes import maximal_runs, offsets_of
 from headway.workload.reader_logs import csv_line, runs_of_lists
-from headway.workload.rows import CODES, LATENCIES, MAX_TOKENS, Rows
-from headway.workload.trace import Treatment
+from headway.workload.rows import CODES, MAX_TOKENS, MEASURED_COUNTS, MEASURED_TIMES, Rows, ragged
+from headway.workload.trace import Trace, Treatment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
-    from headway.types import IntColumn, Requests
+    from headway.types import FloatColumn, IntColumn, Requests
     from headway.workload.source import Source
-    from headway.workload.trace import ReadOptions
+    from headway.workload.trace import Measured, ReadOptions
 
-_NUMBERS = ("arrive_s", "isl_tokens", "osl_tokens", *LATENCIES, "cached_tokens")
+_NUMBERS = ("arrive_s", "isl_tokens", "osl_tokens", "abort_s", *MEASURED_TIMES, *MEASURED_COUNTS)
 _LISTS = ("prefix_first_ids", "prefix_counts", "prefix_ids")
-COLUMNS = (*_NUMBERS, *CODES, "prefix_block_tokens", *_LISTS)
+_GAPS = "itl_s"
+COLUMNS = (*_NUMBERS[:3], *CODES, "max_tokens", *_NUMBERS[3:], "prefix_block_tokens", *_LISTS, _GAPS, "error")
 _REQUIRED = COLUMNS[:3]
 
 
@@ -55,22 +58,32 @@ def read_columnar_csv(source: Source, _options: ReadOptions) -> Rows:
     """Read the columnar form from CSV."""
     have = source.header()
     known = [name for name in COLUMNS if name in have or name in _REQUIRED]
-    types = {name: pl.Float64 if name in _NUMBERS else pl.String if name in _LISTS else pl.Int64 for name in known}
+    types = {name: pl.String if isinstance(_type(name), pl.List) else _type(name) for name in known}
     frame = source.csv(types)
-    return _rows(
-        source, frame.with_columns(_split(source, frame[name]) for name in known if name in _LISTS), have, csv_line
-    )
+    lists = [name for name in known if isinstance(_type(name), pl.List)]
+    return _rows(source, frame.with_columns(_split(source, frame[name]) for name in lists), have, csv_line)
+
+
+def _type(name: str) -> pl.DataType:
+    """The type a column of that name is read as."""
+    if name in _LISTS or name == _GAPS:
+        return pl.List(pl.Float64() if name == _GAPS else pl.Int64())
+    if name == "error":
+        return pl.String()
+    return pl.Float64() if name in _NUMBERS else pl.Int64()
 
 
 def _split(source: Source, texts: pl.Series) -> pl.Series:
     """Return numbers with blanks between as lists."""
     words = texts.fill_null("").str.strip_chars().str.split(" ")
-    lists = words.list.eval(pl.element().filter(pl.element() != "").cast(pl.Int64, strict=False))
+    inner = pl.Float64 if texts.name == _GAPS else pl.Int64
+    lists = words.list.eval(pl.element().filter(pl.element() != "").cast(inner, strict=False))
     bad = lists.list.eval(pl.element().is_null().any()).list.first().fill_null(value=False)
     if bad.any():
         row = int(bad.arg_true()[0])
         got = texts[row]
-        source.fail(f"expected whole numbers with blanks between, got {got[:40]!r}", f"{csv_line(row)}, {texts.name}")
+        expected = "numbers" if texts.name == _GAPS else "whole numbers"
+        source.fail(f"expected {expected} with blanks between, got {got[:40]!r}", f"{csv_line(row)}, {texts.name}")
     return lists
 
 
@@ -92,18 +105,33 @@ def read_columnar_parquet(source: Source, _options: ReadOptions) -> Rows:
 
 def _typed(source: Source, frame: pl.DataFrame) -> pl.DataFrame:
     for name, dtype in frame.schema.items():
-        inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-        sound = inner.is_numeric() if name in _NUMBERS else inner.is_integer()
-        if not sound or isinstance(dtype, pl.List) != (name in _LISTS):
-            expected = (
-                "lists of whole numbers" if name in _LISTS else "numbers" if name in _NUMBERS else "whole numbers"
-            )
-            source.fail(f"expected {expected}, got {dtype}", name)
-    wide = {name: pl.List(pl.Int64) if name in _LISTS else pl.Int64 for name in frame.columns if name not in _NUMBERS}
+        if not _fits(dtype, _type(name), whole=name not in _NUMBERS):
+            source.fail(f"expected {_expected(name)}, got {dtype}", name)
+    wide = {name: _type(name) for name in frame.columns if name not in _NUMBERS}
     try:
         return frame.cast(wide)  # type: ignore[arg-type]
     except pl.exceptions.PolarsError as error:
         return source.fail(f"a whole number leaves 64 bits: {str(error).splitlines()[0]}")
+
+
+def _fits(dtype: pl.DataType, wanted: pl.DataType, *, whole: bool) -> bool:
+    """Whether a column's type holds what is wanted; a column with nothing in it holds anything."""
+    if dtype == pl.Null:
+        return True
+    if isinstance(wanted, pl.List) or isinstance(dtype, pl.List):
+        both = isinstance(wanted, pl.List) and isinstance(dtype, pl.List)
+        return both and _fits(dtype.inner, wanted.inner, whole=wanted.inner == pl.Int64)  # type: ignore[attr-defined]
+    if pl.String in (wanted, dtype):
+        return dtype == wanted
+    return dtype.is_integer() if whole else dtype.is_numeric()
+
+
+def _expected(name: str) -> str:
+    if name == "error":
+        return "words"
+    if name == _GAPS:
+        return "lists of numbers"
+    return "lists of whole numbers" if name in _LISTS else "numbers" if name in _NUMBERS else "whole numbers"
 
 
 def _rows(source: Source, frame: pl.DataFrame, have: list[str], place: Callable[[int], str]) -> Rows:
@@ -114,7 +142,13 @@ def _rows(source: Source, frame: pl.DataFrame, have: list[str], place: Callable[
         for hint in [nearest(name, COLUMNS)]
     )
     prefix = _prefix(source, frame, place) if frame.height else None
-    return Rows(frame=frame.drop(*_LISTS, strict=False), place=place, prefix=prefix, treatments=notes)
+    return Rows(
+        frame=frame.drop(*_LISTS, _GAPS, strict=False),
+        place=place,
+        prefix=prefix,
+        itl=ragged(frame[_GAPS]) if _GAPS in frame.columns else None,
+        treatments=notes,
+    )
 
 
 def _prefix(source: Source, frame: pl.DataFrame, place: Callable[[int], str]) -> PrefixRuns | None:
@@ -166,11 +200,11 @@ def _block_tokens(source: Source, frame: pl.DataFrame) -> int:
 # --- writing -------------------------------------------------------------------------------------------
 
 
-def write_trace(requests: Requests, path: str | Path) -> None:
+def write_trace(given: Requests | Trace, path: str | Path) -> None:
     """Write requests in the columnar form; reading the file gives them back (runs joined where they continue).
 
     Args:
-        requests: what to write.
+        given: what to write; of a trace, what was measured too.
         path: ends in `.parquet`, `.csv` or `.csv.gz`. The file appears whole or not at all.
 
     Raises:
@@ -180,20 +214,26 @@ def write_trace(requests: Requests, path: str | Path) -> None:
     kind = next((end for end in (".parquet", ".csv", ".csv.gz") if path.name.endswith(end)), None)
     if kind is None:
         raise InputError("expected a name that ends in .parquet, .csv or .csv.gz", file=path)
-    frame = _frame(requests)
-    with _appearing(path) as part:
-        if kind == ".parquet":
-            frame.write_parquet(part)
-        else:
-            _write_csv(frame, part, packed=kind == ".csv.gz")
+    frame = _frame(given)
+    content = _parquet(frame) if kind == ".parquet" else _csv(frame)
+    # no time inside: the same requests, the same bytes
+    write_whole(path, gzip.compress(content, mtime=0) if kind == ".csv.gz" else content)
 
 
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """Give a name to write under; it becomes the file's own once all is written."""
+def parquet_bytes(given: Requests | Trace) -> bytes:
+    """Return what `write_trace` writes as Parquet."""
+    return _parquet(_frame(given))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name first; it becomes the file's own once all is written.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=path) from None
@@ -201,31 +241,52 @@ def _appearing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _write_csv(frame: pl.DataFrame, path: Path, *, packed: bool) -> None:
-    lists = [name for name in _LISTS if name in frame.columns]
-    frame = frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists)
-    if not packed:
-        frame.write_csv(path)
-        return
+def _parquet(frame: pl.DataFrame) -> bytes:
+    packed = io.BytesIO()
+    frame.write_parquet(packed)
+    return packed.getvalue()
+
+
+def _csv(frame: pl.DataFrame) -> bytes:
+    lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]
     text = io.BytesIO()
-    frame.write_csv(text)
-    path.write_bytes(gzip.compress(text.getvalue(), mtime=0))  # no time inside: the same requests, the same bytes
+    frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists).write_csv(text)
+    return text.getvalue()
 
 
-def _frame(requests: Requests) -> pl.DataFrame:
-    names = [*_REQUIRED, *(name for name in CODES if getattr(requests, name) is not None)]
-    frame = pl.DataFrame({name: getattr(requests, name) for name in names})
+def _frame(given: Requests | Trace) -> pl.DataFrame:
+    requests = given.requests if isinstance(given, Trace) else given
+    names = [*_REQUIRED, *(name for name in (*CODES, "max_tokens") if getattr(requests, name) is not None)]
+    columns = [pl.Series(name, getattr(requests, name)) for name in names]
+    if requests.abort_s is not None:
+        columns.append(pl.Series("abort_s", requests.abort_s, nan_to_null=True))
     prefix = requests.prefix
-    if prefix is None:
-        return frame
-    return frame.with_columns(
-        pl.lit(prefix.block_tokens, dtype=pl.Int64).alias("prefix_block_tokens"),
-        _as_lists("prefix_first_ids", prefix.first_ids, prefix.offsets),
-        _as_lists("prefix_counts", prefix.counts, prefix.offsets),
-    )
+    if prefix is not None:
+        columns += [
+            pl.repeat(prefix.block_tokens, len(requests), dtype=pl.Int64, eager=True).alias("prefix_block_tokens"),
+            _as_lists("prefix_first_ids", prefix.first_ids, prefix.offsets),
+            _as_lists("prefix_counts", prefix.counts, prefix.offsets),
+        ]
+    if isinstance(given, Trace) and given.measured is not None:
+        columns += _measured(given.measured, given.names)
+    return pl.DataFrame(columns)
 
 
-def _as_lists(name: str, values: IntColumn, offsets: IntColumn) -> pl.Series:
+def _measured(measured: Measured, names: Mapping[str, tuple[str, ...]]) -> list[pl.Series]:
+    """Return the measured columns that there are, with nothing where a value is not known."""
+    times = [(name, column) for name in MEASURED_TIMES if (column := getattr(measured, name)) is not None]
+    counts = [(name, column) for name in MEASURED_COUNTS if (column := getattr(measured, name)) is not None]
+    columns = [pl.Series(name, column, nan_to_null=True) for name, column in times]
+    columns += [pl.Series(name, column).replace(-1, None) for name, column in counts]
+    if measured.itl_s is not None and measured.itl_offsets is not None:
+        columns.append(_as_lists(_GAPS, measured.itl_s, measured.itl_offsets))
+    if measured.error is not None:
+        words = names["error"]
+        columns.append(pl.Series("error", [words[code] or None for code in measured.error.tolist()], dtype=pl.String))
+    return columns
+
+
+def _as_lists(name: str, values: IntColumn | FloatColumn, offsets: IntColumn) -> pl.Series:
     """Return ragged rows as a column of lists; null where a row is empty."""
     rows = np.arange(len(offsets) - 1)
     groups = pl.DataFrame({"row": np.repeat(rows, np.diff(offsets)), name: values}).group_by("row").agg(name)

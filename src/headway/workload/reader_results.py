@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from headway.workload.codes import session_codes
-from headway.workload.prefixes import offsets_of
 from headway.workload.reader_logs import jsonl_line
-from headway.workload.rows import Rows
+from headway.workload.rows import Rows, ragged
 from headway.workload.source import parse_json
 from headway.workload.timestamps import from_first
 from headway.workload.trace import Treatment
 
 if TYPE_CHECKING:
-    from headway.types import FloatColumn, IntColumn
     from headway.workload.source import Source
     from headway.workload.trace import ReadOptions
 
@@ -139,13 +136,6 @@ def pick(source: Source, parts: list[Any], options: ReadOptions, what: str) -> A
     if (options.part or 1) > len(parts):
         source.fail(f"there is no part {options.part}: {len(parts)} {what} in the file")
     return parts[(options.part or 1) - 1]
-
-
-def ragged(lists: pl.Series) -> tuple[FloatColumn, IntColumn]:
-    """Return a column of lists of numbers as values and offsets; a missing list is an empty one."""
-    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
-    values = lists.filter(lengths > 0).explode().cast(pl.Float64).to_numpy()
-    return values, offsets_of(lengths)
 
 
 # --- GuideLLM ------------------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from headway.types import Requests
-from headway.workload.prefixes import MAX_ID, ragged_index, take_runs, unchained_request
+from headway.workload.codes import word_codes
+from headway.workload.prefixes import MAX_ID, offsets_of, ragged_index, take_runs, unchained_request
 from headway.workload.trace import Measured, Trace, Treatment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import polars as pl
 
     from headway.types import FloatColumn, IntColumn, PrefixRuns
     from headway.workload.source import Source
@@ -29,7 +29,10 @@ MAX_TOKENS = 2**31 - 1
 #: A time beyond 317 years is a mistake, and below it a double tells 2 µs apart.
 MAX_TIME_S = 1e10
 CODES = ("session_id", "adapter_id", "tenant_id", "class_id", "priority")
+#: What was measured, as numbers: times from 0 on, a time that may lie before the arrival, and counts of tokens.
 LATENCIES = ("ttft_s", "e2e_s")
+MEASURED_TIMES = (*LATENCIES, "sent_s")
+MEASURED_COUNTS = ("input_tokens", "output_tokens", "cached_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +40,8 @@ class Rows:
     """What a reader gives.
 
     Args:
-        frame: `arrive_s`, `isl_tokens`, `osl_tokens` as numbers, and any of `CODES` (Int64), `LATENCIES` (Float64) and
-            `cached_tokens`.
+        frame: `arrive_s`, `isl_tokens`, `osl_tokens` as numbers, and any of `CODES` (Int64), `MEASURED_TIMES` and
+            `abort_s` (Float64), `MEASURED_COUNTS` and `max_tokens`, and `error` (String; nothing: answered in full).
         place: names the place of a row of the frame in the file.
         columns: what the file calls a column, for messages; the column's own name where it is not listed.
         prefix: runs of each row.
@@ -80,20 +83,23 @@ def finish(rows: Rows, source: Source, format_name: str, options: ReadOptions) -
         source.fail("no request is left: " + "; ".join(str(one) for one in treatments))
     index = _in_order(rows, source, arrive_s, index, options, treatments)
     codes: dict[str, Any] = {name: _codes(rows, source, name)[index] for name in CODES if name in rows.frame.columns}
+    limits = {name: column[index] for name, column in _limits(rows, source, start_s).items()}
+    measured, errors = _measured(rows, source, index)
     requests = Requests(
         arrive_s=arrive_s[index] - start_s,
         isl_tokens=isl_tokens[index],
         osl_tokens=osl_tokens[index],
         prefix=take_runs(rows.prefix, index) if rows.prefix else None,
         **codes,
+        **limits,
     )
     return Trace(
         requests=requests,
         format=format_name,
         file=str(source.path),
         treatments=tuple(treatments),
-        measured=_measured(rows, source, index),
-        names=rows.names,
+        measured=measured,
+        names={**rows.names, **errors},
     )
 
 
@@ -203,27 +209,67 @@ def _in_order(
     return index[np.argsort(times_s, kind="stable")]
 
 
-def _measured(rows: Rows, source: Source, index: IntColumn) -> Measured | None:
+def _limits(rows: Rows, source: Source, start_s: float) -> dict[str, Any]:
+    """Return what ends a request before its time: the tokens allowed, and when its client hangs up."""
+    found: dict[str, Any] = {}
+    if "max_tokens" in rows.frame.columns:
+        found["max_tokens"] = _tokens(rows, source, "max_tokens")
+        _refuse(rows, source, found["max_tokens"] < 1, "max_tokens", "at least one token")
+    if "abort_s" in rows.frame.columns:
+        found["abort_s"] = _latency(rows, source, "abort_s") - start_s
+    return found
+
+
+def _measured(rows: Rows, source: Source, index: IntColumn) -> tuple[Measured | None, dict[str, tuple[str, ...]]]:
+    """Return what was measured of the rows taken, and what the codes of its errors stand for."""
     have = rows.frame.columns
-    columns = {name: _latency(rows, source, name)[index] for name in LATENCIES if name in have}
-    cached = None
-    if "cached_tokens" in have:
-        filled = Rows(frame=rows.frame.with_columns(rows.frame["cached_tokens"].fill_null(0)), place=rows.place)
-        known = rows.frame["cached_tokens"].is_not_null().to_numpy()
-        cached = np.where(known, _tokens(filled, source, "cached_tokens"), -1)[index]
-    if not columns and cached is None and rows.itl is None:
-        return None
-    gaps, offsets = (None, None) if rows.itl is None else ragged_index(rows.itl[1], index)
-    return Measured(
-        ttft_s=columns.get("ttft_s"),
-        e2e_s=columns.get("e2e_s"),
-        cached_tokens=cached,
-        itl_s=None if rows.itl is None else rows.itl[0][gaps],
-        itl_offsets=offsets,
-    )
+    columns: dict[str, Any] = {name: _latency(rows, source, name)[index] for name in LATENCIES if name in have}
+    if "sent_s" in have:
+        columns["sent_s"] = _finite(rows, source, "sent_s")[index]
+    columns |= {name: _counts(rows, source, name)[index] for name in MEASURED_COUNTS if name in have}
+    names: dict[str, tuple[str, ...]] = {}
+    if "error" in have:
+        codes, words = word_codes(rows.frame["error"][index].replace("", None))
+        columns["error"], names["error"] = codes.to_numpy() + 1, ("", *words)
+    if rows.itl is not None:
+        gaps, columns["itl_offsets"] = ragged_index(rows.itl[1], index)
+        columns["itl_s"] = _gaps(rows, source)[gaps]
+    return (Measured(**columns) if columns else None), names
+
+
+def _counts(rows: Rows, source: Source, name: str) -> IntColumn:
+    """Return counts of tokens; −1 where there is none."""
+    column = rows.frame[name]
+    filled = Rows(frame=rows.frame.with_columns(column.fill_null(0)), place=rows.place, columns=rows.columns)
+    return np.where(column.is_not_null().to_numpy(), _tokens(filled, source, name), -1)
+
+
+def _finite(rows: Rows, source: Source, name: str) -> FloatColumn:
+    times_s = _floats(rows, name)
+    _refuse(rows, source, np.isinf(times_s), name, "a finite time, or nothing")
+    return times_s
 
 
 def _latency(rows: Rows, source: Source, name: str) -> FloatColumn:
     latency_s = _floats(rows, name)
     _refuse(rows, source, np.isinf(latency_s) | (latency_s < 0), name, "a finite time from 0 on, or nothing")
     return latency_s
+
+
+def ragged(lists: pl.Series) -> tuple[FloatColumn, IntColumn]:
+    """Return a column of lists of numbers as values and offsets; a missing list is an empty one."""
+    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    values = lists.filter(lengths > 0).explode().cast(pl.Float64).to_numpy()
+    return values, offsets_of(lengths)
+
+
+def _gaps(rows: Rows, source: Source) -> FloatColumn:
+    assert rows.itl is not None
+    gaps_s, offsets = rows.itl
+    bad = ~(np.isfinite(gaps_s) & (gaps_s >= 0))
+    if bad.any():
+        row = int(np.searchsorted(offsets, int(np.argmax(bad)), side="right")) - 1
+        source.fail(
+            "expected gaps as finite times from 0 on", f"{rows.place(row)}, {rows.columns.get('itl_s', 'itl_s')}"
+        )
+    return gaps_s

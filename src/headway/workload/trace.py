@@ -75,6 +75,7 @@ class ReadOptions:
     sessions_per_s: float | None = None
     part: int | None = None
     seed: int = 0
+    result: bool = False
 
     def __post_init__(self) -> None:
         _check_word("order", self.order, ("sort", "refuse"))
