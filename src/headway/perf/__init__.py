@@ -6,6 +6,7 @@
     replica(pool)       both, as the simulator takes them
     calibration(…)      what is achieved of the datasheet, with provenance; applied(pool): with the curves a pool names
     band(…)             how far a figure may be off, learnt from published measurements
+    read_calibration(…) what was fitted to one endpoint, by name: it stands in for all of these where a pool names it
 
 Read from the bottom up: `formats` (bytes and compute formats of number formats), `shapes` (the matrices one GPU holds
 after sharding), `curves` (what kernels achieve, as measured), `gemm`, `experts`, `attention`, `linear` and `links` (how
@@ -15,6 +16,9 @@ roofline per operator, slowed to what was measured on that accelerator where any
 fixed times per kernel and layer; and a host that overlaps. Curves and constants are data in `data/`, each with its
 source.
 
+`endpoint` has the nouns of a calibrated endpoint, `endpoint_reader` and `endpoint_writer` its file, `endpoint_steps`
+its step tables.
+
 Speculation, adapters and draft models are not modelled here.
 """
 
@@ -23,6 +27,10 @@ from headway.perf.bands import band
 from headway.perf.breakdown import Batch, StepBreakdown, step
 from headway.perf.capacity import MemoryPlan, memory
 from headway.perf.constants import Calibration, calibration
+from headway.perf.endpoint import EndpointCalibration, StepTerms, term_names
+from headway.perf.endpoint_reader import calibration_folders, find_calibration, read_calibration
+from headway.perf.endpoint_steps import replica_of, step_table, terms_at
+from headway.perf.endpoint_writer import write_calibration
 from headway.perf.lowering import lower, replica
 from headway.perf.operators import Operator
 
@@ -30,15 +38,25 @@ __all__ = [
     "PERFDB",
     "Batch",
     "Calibration",
+    "EndpointCalibration",
     "MemoryPlan",
     "Operator",
     "StepBreakdown",
+    "StepTerms",
     "applied",
     "band",
     "calibration",
+    "calibration_folders",
+    "find_calibration",
     "lower",
     "memory",
     "own_curves",
+    "read_calibration",
     "replica",
+    "replica_of",
     "step",
+    "step_table",
+    "term_names",
+    "terms_at",
+    "write_calibration",
 ]

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 #: Version of the file format.
 FORMAT = 1
+#: The terms of `StepTerms` that are one figure each.
+SCALARS = (
+    "context_s_per_token",
+    "prefill_s_per_pair",
+    "prefill_context_s_per_token",
+    "sequence_s",
+    "frontend_s",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,3 +109,9 @@ class EndpointCalibration:
     bands_frac: Mapping[str, tuple[float, float]]
     valid: Mapping[str, tuple[float, float]]
     runs: tuple[FittedRun, ...]
+
+
+def term_names(terms: StepTerms) -> list[str]:
+    """Return the names of all terms as the covariance has them: `decode_s.4`, `mixed_s.256`, …, `frontend_s`."""
+    knots = [f"{table}.{at}" for table in ("decode_s", "mixed_s") for at in getattr(terms, table)]
+    return [*knots, *SCALARS]
