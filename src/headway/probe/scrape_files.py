@@ -1,0 +1,159 @@
+"""A scrape beside the requests it belongs to (`metrics.parquet`), and from saved expositions or a Prometheus server."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from headway.errors import EvidenceError, InputError
+from headway.probe.nouns import Scrape
+from headway.probe.scrape import rows_of, scrape_of
+from headway.probe.signals import Sample, all_spellings, plain_name, samples_of, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from headway.probe.keys import Key
+    from headway.types import FloatColumn
+
+#: Columns of the file; see `scrape.rows_of`.
+SCHEMA = {"time_s": pl.Float64, "signal": pl.String, "le": pl.Float64, "value": pl.Float64, "name": pl.String}
+_PATIENCE_S = 30.0
+
+
+def write_scrape(scrape: Scrape, path: Path) -> None:
+    """Write a scrape as Parquet, long form; the file appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pl.DataFrame(rows_of(scrape), schema=SCHEMA).write_parquet(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_scrape(path: Path) -> Scrape:
+    """Read what `write_scrape` wrote (`failed` is not kept: 0).
+
+    Raises:
+        InputError: it cannot be read, or is another file.
+    """
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"not readable as Parquet: {str(error).splitlines()[0]}", file=path) from None
+    if dict(frame.schema) != SCHEMA:
+        raise InputError(f"expected the columns {', '.join(SCHEMA)}", file=path, hint="`headway replay` writes it")
+    unknown = set(frame["signal"].str.strip_suffix(".sum").unique()) - table().signals.keys()
+    if unknown:
+        raise InputError(f"the signal {min(unknown)!r} is not known", file=path)
+    times_s = np.sort(frame["time_s"].unique().to_numpy())
+    names = dict(frame.select(pl.col("signal").str.strip_suffix(".sum"), "name").unique().iter_rows())
+    parts = {key[0]: part for key, part in frame.group_by("signal", maintain_order=True)}
+    histograms = {name for name in names if table().signals[name].kind == "histogram"}
+    return Scrape(
+        time_s=times_s,
+        values={name: _column(parts[name], times_s) for name in names if name not in histograms},
+        histograms={
+            name: _histogram(parts[name], _column(parts[f"{name}.sum"], times_s), times_s) for name in histograms
+        },
+        names=names,
+        failed=0,
+    )
+
+
+def _column(part: pl.DataFrame, times_s: FloatColumn) -> FloatColumn:
+    column = np.full(len(times_s), np.nan)
+    column[np.searchsorted(times_s, part["time_s"].to_numpy())] = part["value"].to_numpy()
+    return column
+
+
+def _histogram(
+    part: pl.DataFrame, totals: FloatColumn, times_s: FloatColumn
+) -> tuple[FloatColumn, FloatColumn, FloatColumn]:
+    bounds = np.sort(part["le"].unique().to_numpy())
+    counts = np.column_stack([_column(part.filter(pl.col("le") == bound), times_s) for bound in bounds])
+    return bounds[:-1], counts, totals
+
+
+# --- saved expositions, and a Prometheus server --------------------------------------------------------------------
+
+
+def from_expositions(paths: tuple[Path, ...], times_s: tuple[float, ...], *, engine: str = "") -> Scrape:
+    """Read saved metrics pages, such as one before and one after a run.
+
+    Raises:
+        InputError: one cannot be read, is no exposition, or they have no engine's metrics.
+    """
+    pages = []
+    for path, time_s in zip(paths, times_s, strict=True):
+        try:
+            pages.append((time_s, samples_of(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError) as error:
+            raise InputError(f"not readable as a Prometheus exposition: {error}", file=path) from None
+    found = scrape_of(pages, engine=engine)
+    if found is None:
+        raise InputError(f"no metrics of {', '.join(table().engines)}", file=paths[0])
+    return found
+
+
+def from_prometheus(
+    url: str,
+    start_s: float,
+    end_s: float,
+    step_s: float,
+    *,
+    selector: str = "",
+    key: Key | None = None,
+    engine: str = "",
+) -> Scrape:
+    """Ask a Prometheus server for what it scraped; times count from `start_s`.
+
+    Args:
+        url: of the server, without `/api/v1`.
+        start_s: Unix time in seconds.
+        end_s: likewise.
+        step_s: between two points; no finer than its own scrape interval, or points repeat.
+        selector: label matchers in PromQL that pick one deployment: `job="llm", namespace="prod"`.
+        key: sent as a bearer token.
+        engine: whose names to read; empty: the one whose names occur.
+
+    Raises:
+        InputError: no Prometheus server answers there, or it refuses the query.
+        EvidenceError: it has no engine's metrics in that time.
+    """
+    names = "|".join(sorted(all_spellings()))
+    query = f'{{__name__=~"{names}"{", " + selector if selector else ""}}}'
+    series = _query_range(url, {"query": query, "start": start_s, "end": end_s, "step": step_s}, key)
+    by_time: dict[float, list[Sample]] = {}
+    for one in series:
+        labels = dict(one["metric"])
+        name = plain_name(labels.pop("__name__"))
+        for time_s, value in one["values"]:
+            by_time.setdefault(float(time_s) - start_s, []).append(Sample(name, labels, float(value)))
+    found = scrape_of(sorted(by_time.items(), key=lambda page: page[0]), engine=engine)
+    if found is None:
+        raise EvidenceError(f"{url} has no metrics of {', '.join(table().engines)} in that time")
+    return found
+
+
+def _query_range(url: str, fields: dict[str, Any], key: Key | None) -> list[dict[str, Any]]:
+    if not url.startswith(("http://", "https://")):
+        raise InputError("expected an address that begins with http:// or https://", file=url)
+    body = urllib.parse.urlencode(fields)
+    headers = {} if key is None else {"Authorization": key.authorization}
+    asked = urllib.request.Request(f"{url.rstrip('/')}/api/v1/query_range", body.encode(), headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(asked, timeout=_PATIENCE_S) as answer:  # noqa: S310 - http(s), checked above
+            found = json.load(answer)["data"]["result"]
+    except urllib.error.HTTPError as error:
+        raise InputError(f"the Prometheus server answers {error.code}", file=url, hint="check the selector") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = getattr(error, "reason", None) or type(error).__name__
+        raise InputError(f"no Prometheus server answers there: {why}", file=url) from None
+    return list(found)
