@@ -1,0 +1,98 @@
+"""A real llama-server's metrics, scraped beside requests and through a real Prometheus server."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from llama import llama_server, needs_llama
+from servers import free_port, get, post, running, wait_until_ready
+
+from headway.errors import EvidenceError
+from headway.probe.observed import observed
+from headway.probe.scrape import Scraper
+from headway.probe.scrape_files import from_prometheus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headway.probe.nouns import Scrape
+
+pytestmark = needs_llama
+
+PROMPT, OUT, REQUESTS = 50, 20, 4
+
+
+def ask(url: str, number: int) -> None:
+    body = {"prompt": [5] * PROMPT + [number], "n_predict": OUT, "ignore_eos": True, "cache_prompt": False}
+    assert post(f"{url}/completion", body)["timings"]["predicted_n"] == OUT
+
+
+def scraped(scraper: Scraper, work: Callable[[], None]) -> Scrape | None:
+    """Scrape in an event loop while the work goes on in a thread."""
+
+    async def run() -> Scrape | None:
+        ended, start_s = asyncio.Event(), time.perf_counter()
+        task = asyncio.create_task(scraper(lambda: time.perf_counter() - start_s, ended))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(work)
+        ended.set()
+        return await task
+
+    return asyncio.run(run())
+
+
+def test_counters_say_what_was_sent() -> None:
+    with llama_server() as url:
+        scrape = scraped(Scraper(url, interval_s=0.1), lambda: [ask(url, n) for n in range(REQUESTS)] and None)
+    assert scrape is not None and scrape.failed == 0
+    seen = observed(scrape)
+    assert seen.restarted_s == ()
+    assert seen.increases["prompt_tokens"] == REQUESTS * (PROMPT + 1)
+    assert seen.increases["generation_tokens"] == REQUESTS * OUT
+    assert seen.increases["steps"] == pytest.approx(REQUESTS * OUT, abs=REQUESTS)
+    assert 0 < seen.increases["decode_busy_s"] + seen.increases["prefill_busy_s"] < seen.end_s
+    assert seen.scrapes >= 5
+
+
+def test_a_server_without_metrics_is_asked_once() -> None:
+    with llama_server(endpoint_metrics=False) as url:
+        scraper = Scraper(url, interval_s=0.05)
+        assert scraped(scraper, lambda: time.sleep(0.4)) is None
+    assert scraper.failed == 1
+    assert "answers 501" in scraper.problems[0]
+
+
+def test_nobody_there_is_counted() -> None:
+    scraper = Scraper(f"http://127.0.0.1:{free_port()}", interval_s=0.05)
+    assert scraped(scraper, lambda: time.sleep(0.2)) is None
+    assert scraper.failed >= 3 and len(scraper.problems) == 1
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="needs a Prometheus server (Debian: prometheus)")
+def test_a_prometheus_server_tells_the_same(tmp_path: Path) -> None:
+    port = free_port()
+    server = f"http://127.0.0.1:{port}"
+    with llama_server() as url:
+        config = {"job_name": "llama", "scrape_interval": "200ms", "static_configs": [{"targets": [url[7:]]}]}
+        (tmp_path / "prometheus.yml").write_text(f"scrape_configs: [{config}]")
+        command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+        command += [f"--web.listen-address=127.0.0.1:{port}"]
+        log = tmp_path / "log"
+        with running(command, log) as process:
+            wait_until_ready(f"{server}/-/ready", process, log, 30)
+            start_s = time.time()
+            while "llamacpp" not in get(f"{server}/api/v1/label/__name__/values") and time.time() < start_s + 20:
+                time.sleep(0.2)  # it looks for targets every 5 s
+            ask(url, 1)
+            time.sleep(1)
+            scrape = from_prometheus(server, start_s, time.time(), 0.2, selector='job="llama"')
+            with pytest.raises(EvidenceError, match="no metrics"):
+                from_prometheus(server, start_s, time.time(), 0.2, selector='job="other"')
+    seen = observed(scrape)
+    assert seen.increases["generation_tokens"] == OUT
+    assert seen.increases["prompt_tokens"] == PROMPT + 1
