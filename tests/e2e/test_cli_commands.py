@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from headway.cli import main
+from headway.metrics import outcome
+from headway.types import Slo
+from headway.workload import read_trace, served_of
 
 Captured = pytest.CaptureFixture[str]
 
@@ -116,11 +119,26 @@ def test_simulate_writes_pictures(scenario: str, capsys: Captured) -> None:
     shown(capsys, "simulate", scenario, "--accelerator", "h100", "--requests", "500", "--out", "sim")
     assert {p.name for p in Path("sim").iterdir()} == {
         "simulate.json",
+        "requests.parquet",
         "latency.png",
         "latency.svg",
         "timeline.png",
         "timeline.svg",
     }
+
+
+def test_what_simulate_writes_scores_as_it_said(scenario: str, capsys: Captured) -> None:
+    words = ("simulate", scenario, "--accelerator", "l40s", "--rate-factor", "20", "--requests", "1500", "--out", "sim")
+    made = document(capsys, *words)["outcome"]
+    trace = read_trace("sim/requests.parquet", order="refuse")
+    assert trace.measured is not None
+    again = outcome(trace.requests, served_of(trace.requests, trace.measured), Slo(objectives=()), "simulated")
+    assert (again.arrived, again.finished, again.failed) == (made["arrived"], made["finished"], made["failed"])  # type: ignore[index]
+    assert again.output_tokens_per_s == pytest.approx(made["output_tokens_per_s"])  # type: ignore[index]
+    for metric in ("ttft", "tpot", "e2e"):
+        said = made["latency"][metric]["quantiles_s"]  # type: ignore[index]
+        assert again.latency[metric].at(0.95) == pytest.approx(said["0.95"], rel=1e-9)  # type: ignore[index]
+    shown(capsys, "workload", "describe", "sim/requests.parquet")
 
 
 def test_a_trace_replaces_the_scenarios_traffic(scenario: str, capsys: Captured) -> None:

@@ -37,9 +37,7 @@ def runs(draw: st.DrawFn, least: int = 1) -> Trace:
     counts = st.one_of(st.just(-1), st.integers(0, 2**31 - 1))
     maybe = {name: np.array(column(times)) for name in ("ttft_s", "e2e_s", "sent_s") if draw(st.booleans())}
     maybe |= {
-        name: ints(column(counts))
-        for name in ("cached_tokens", "input_tokens", "output_tokens")
-        if draw(st.booleans())
+        name: ints(column(counts)) for name in ("cached_tokens", "input_tokens", "output_tokens") if draw(st.booleans())
     }
     if draw(st.booleans()):
         maybe["error"] = ints(column(st.integers(0, len(WORDS) - 1)))

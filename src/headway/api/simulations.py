@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headway.api.pools import Choice
+    from headway.metrics import Served
     from headway.scenario import Scenario
     from headway.simulator import Simulation
     from headway.types import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Slo,
         StepTable,
     )
+    from headway.workload import Trace
 
 #: Requests drawn where the workload is no trace and nobody says how many.
 REQUESTS = 20_000
@@ -67,6 +69,7 @@ class Simulated:
     latencies_s: Mapping[Metric, FloatColumn] = field(
         repr=False, metadata={"document": False}
     )  # by request of the window, for pictures
+    trace: Trace = field(repr=False, metadata={"document": False})  # every request and what became of it
 
 
 def simulate(
@@ -198,7 +201,33 @@ def run(
         steps=found.counters.steps,
         series=series,
         latencies_s=_inside(arriving, request_latencies(arriving, became)),
+        trace=_trace(arriving, found, became, scenario.workload.name),
     )
+
+
+#: Why a simulated request was not answered in full; the codes of `Measured.error`.
+_REJECTED, _CANCELLED, _UNFINISHED = 1, 2, 3
+ERRORS = ("", "rejected", "cancelled", "unfinished")
+
+
+def _trace(arriving: Requests, found: Simulation, became: Served, name: str) -> Trace:
+    """Return the requests with what became of each; gaps between tokens are kept by batch, not by request."""
+    import numpy as np
+
+    from headway.simulator import ABORTED
+    from headway.workload import Measured, Trace
+
+    assert became.first_s is not None  # the simulator always knows
+    answered = (np.asarray(became.failed) == 0) & np.isfinite(became.last_s)
+    refused = np.where(found.state == ABORTED, _CANCELLED, np.where(became.failed, _REJECTED, _UNFINISHED))
+    measured = Measured(
+        ttft_s=became.first_s - arriving.arrive_s,
+        e2e_s=np.where(answered, became.last_s - arriving.arrive_s, np.nan),
+        cached_tokens=became.cached_tokens,
+        output_tokens=np.where(answered, found.output_tokens, -1).astype(np.int64),
+        error=np.where(answered, 0, refused).astype(np.int64),
+    )
+    return Trace(requests=arriving, format="simulated", file=name, measured=measured, names={"error": ERRORS})
 
 
 def write_first(path: str | Path, arriving: Requests, where: NDArray[np.int32], one: Replica, name: str) -> None:

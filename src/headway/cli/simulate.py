@@ -97,15 +97,20 @@ def command(
 
 
 def simulated_files(found: Simulated) -> dict[str, bytes]:
-    """Return what `--out` writes: the document, the latency CDF and the timeline."""
+    """Return what `--out` writes: the document, every request, the latency CDF and the timeline."""
     from headway.api.documents import dumps
     from headway.pictures.files import picture_files
     from headway.pictures.plans import short_name
     from headway.pictures.runs import run_figures
+    from headway.workload.columnar import parquet_bytes
 
     title = f"{short_name(found.deployment)}, {found.workload} at {found.rate_per_s:.3g} req/s"
     figures = run_figures(found.latencies_s, found.outcome, found.slo, found.series, title)
-    return {"simulate.json": dumps("simulate", found).encode(), **picture_files(figures)}
+    return {
+        "simulate.json": dumps("simulate", found).encode(),
+        "requests.parquet": parquet_bytes(found.trace),
+        **picture_files(figures),
+    }
 
 
 # --- the page -------------------------------------------------------------------------------------------
