@@ -23,11 +23,13 @@ def repeat(recorded: Requests, arrive_s: FloatColumn) -> Requests:
     laps, row = np.divmod(np.arange(len(arrive_s)), len(recorded))
     columns = {
         name: column[row]
-        for name in ("isl_tokens", "osl_tokens", "adapter_id", "tenant_id", "class_id", "priority")
+        for name in ("isl_tokens", "osl_tokens", "adapter_id", "tenant_id", "class_id", "priority", "max_tokens")
         if (column := getattr(recorded, name)) is not None
     }
     if recorded.session_id is not None:
         columns["session_id"] = recorded.session_id[row] + laps * (int(recorded.session_id.max()) + 1)
+    if recorded.abort_s is not None:
+        columns["abort_s"] = (recorded.abort_s - recorded.arrive_s)[row] + arrive_s
     prefix = _repeated(recorded.prefix, laps, row) if recorded.prefix is not None else None
     return dataclasses.replace(recorded, arrive_s=arrive_s, prefix=prefix, **columns)
 
