@@ -1,0 +1,271 @@
+"""An engine's settings as its server tells them, over what the engine documents as default; nothing taken silently."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from headway.errors import InputError, nearest
+from headway.types import EngineSettings, LlamaCppSettings, SglangSettings, TensorRtLlmSettings, TgiSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from headway.probe.asking import Server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What an engine does where nobody says anything.
+
+    Attributes:
+        policy: its name among `headway.simulator.POLICIES`.
+        own: the type of `EngineSettings.own`.
+        values: setting -> default.
+        why: where those are from.
+        words: the engine's own name -> headway's.
+    """
+
+    policy: str
+    own: type[Any]
+    values: Mapping[str, Any]
+    why: str
+    words: Mapping[str, str] = field(default_factory=dict)
+
+
+_COMMON = {"block_size": 1, "gpu_memory_utilization": 1.0, "async_scheduling": False}
+#: engine of an `Endpoint` -> its defaults. Of vLLM, the limits are those it resolves below 70 GiB of memory.
+DEFAULTS = {
+    "vllm": Defaults(
+        policy="vllm",
+        own=type(None),
+        values={"max_num_seqs": 256, "max_num_batched_tokens": 2048, "gpu_memory_utilization": 0.92},
+        why="vLLM 0.33's default for an accelerator below 70 GiB",
+    ),
+    "sglang": Defaults(
+        policy="sglang",
+        own=SglangSettings,
+        values={**_COMMON, "max_num_seqs": 256, "max_num_batched_tokens": 8192, "async_scheduling": True},
+        why="SGLang 0.5's default for an accelerator of 60 to 160 GiB",
+        words={
+            "max_running_requests": "max_num_seqs",
+            "effective_max_running_requests_per_dp": "max_num_seqs",
+            "page_size": "block_size",
+            "context_length": "max_model_len",
+            "mem_fraction_static": "gpu_memory_utilization",
+        },
+    ),
+    "tensorrt-llm": Defaults(
+        policy="tensorrt-llm",
+        own=TensorRtLlmSettings,
+        values={"max_num_seqs": 2048, "max_num_batched_tokens": 8192, "block_size": 32, "gpu_memory_utilization": 0.9},
+        why="TensorRT-LLM's documented default",
+        words={
+            "max_batch_size": "max_num_seqs",
+            "max_num_tokens": "max_num_batched_tokens",
+            "tokens_per_block": "block_size",
+            "enable_block_reuse": "enable_prefix_caching",
+        },
+    ),
+    "tgi": Defaults(
+        policy="tgi",
+        own=TgiSettings,
+        values={**_COMMON, "max_num_seqs": 128, "max_num_batched_tokens": 4096},
+        why="TGI's documented default (max_concurrent_requests, max_batch_prefill_tokens)",
+        words={
+            "max_batch_size": "max_num_seqs",
+            "max_batch_prefill_tokens": "max_num_batched_tokens",
+            "max_total_tokens": "max_model_len",
+        },
+    ),
+    "llama-cpp": Defaults(
+        policy="llama.cpp",
+        own=LlamaCppSettings,
+        values={**_COMMON, "max_num_seqs": 1, "max_num_batched_tokens": 2048},
+        why="llama-server's default; one token is one cell",
+        words={
+            "parallel": "max_num_seqs",
+            "n_parallel": "max_num_seqs",
+            "batch_size": "max_num_batched_tokens",
+            "n_batch": "max_num_batched_tokens",
+            "cache_prompt": "enable_prefix_caching",
+        },
+    ),
+}
+
+
+#: SGLang's switches that turn something off -> what
+_SWITCHES = {"disable_radix_cache": "enable_prefix_caching", "disable_overlap_schedule": "async_scheduling"}
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What is known so far: setting -> value, and where it is from."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+
+    def tell(self, route: str, **values: object) -> None:
+        """Note what a route says; None says nothing, and who spoke first is kept."""
+        for name, value in values.items():
+            if value is not None and name not in self.values:
+                self.values[name], self.told[name] = value, route
+
+    def assume(self, why: str, **values: object) -> None:
+        """Note what nobody said."""
+        for name, value in values.items():
+            if name not in self.values:
+                self.values[name], self.assumed[name] = value, why
+
+
+def read(
+    engine: str, server: Server, models: Mapping[str, Any], metrics: str, overrides: Mapping[str, object]
+) -> Ledger:
+    """Return what a server tells of its settings, what the user says going first.
+
+    Args:
+        engine: a key of `DEFAULTS`.
+        server: to ask.
+        models: the entry of the model in `/v1/models`.
+        metrics: its `/metrics`.
+        overrides: by the names of `EngineSettings`, of its `own`, `num_gpu_blocks`, or the engine's own names.
+
+    Raises:
+        InputError: an unknown setting, or a value it cannot have.
+    """
+    ledger = Ledger()
+    for name, value in overrides.items():
+        ledger.tell("given", **{_known(engine, name): _typed(name, value)})
+    length = models.get("max_model_len")
+    ledger.tell("/v1/models", max_model_len=length if isinstance(length, int) else None)
+    {"vllm": _vllm, "sglang": _sglang, "tgi": _tgi, "llama-cpp": _llama_cpp}.get(engine, _nothing)(
+        ledger, server, metrics
+    )
+    defaults = DEFAULTS[engine]
+    ledger.assume(f"the server does not tell: {defaults.why}", **defaults.values)
+    return ledger
+
+
+def settings(engine: str, version: str, ledger: Ledger) -> EngineSettings | None:
+    """Build the settings; None where not even the length of a sequence is known."""
+    if "max_model_len" not in ledger.values:
+        return None
+    defaults, common = DEFAULTS[engine], {entry.name for entry in fields(EngineSettings)}
+    given = {name: value for name, value in ledger.values.items() if name in common}
+    own = {name: value for name, value in ledger.values.items() if name in _own(engine)}
+    built = EngineSettings(engine=defaults.policy, version=_number(version, defaults.policy), **given)
+    return replace(built, own=defaults.own(**own) if defaults.own is not type(None) else None)
+
+
+def _own(engine: str) -> set[str]:
+    own = DEFAULTS[engine].own
+    return {entry.name for entry in fields(own)} if own is not type(None) else set()
+
+
+def _known(engine: str, name: str) -> str:
+    word = DEFAULTS[engine].words.get(name, name)
+    names = {entry.name for entry in fields(EngineSettings)} - {"engine", "own", "version"} | _own(engine)
+    if word not in names | {"num_gpu_blocks"}:
+        raise InputError(f"{engine} has no such setting", place=name, hint=nearest(name, names))
+    return word
+
+
+def _typed(name: str, value: object) -> object:
+    """Return a value given as text as what it means: a number, true or false, or a word."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value.lower())
+        except ValueError:
+            return value
+    if not isinstance(value, (bool, int, float)) or (isinstance(value, (int, float)) and value < 0 and value != -1):
+        raise InputError(f"expected a number, true or false, got {value!r}", place=name)
+    return value
+
+
+def _number(version: str, policy: str) -> str:
+    """Return a version as the policies compare it; the newest known of vLLM where the server does not tell."""
+    found = re.match(r"\d+(\.\d+)+", version)
+    if found:
+        return found[0]
+    return EngineSettings.__dataclass_fields__["version"].default if policy == "vllm" else version
+
+
+def _vllm(ledger: Ledger, server: Server, metrics: str) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    whole = server.told("/server_info?config_format=json").get("vllm_config")
+    if isinstance(whole, dict):  # a server in development mode tells everything
+        parts = whole.get("scheduler_config") or {}
+        names = ("max_num_seqs", "max_num_batched_tokens", "async_scheduling", "enable_chunked_prefill")
+        more = ("scheduler_reserve_full_isl", "long_prefill_token_threshold")
+        ledger.tell("/server_info", **{name: parts.get(name) for name in (*names, *more)})
+    info = re.search(r"^vllm:cache_config_info\{.*$", metrics, re.MULTILINE)
+    labels: dict[str, str] = {}
+    for family in text_string_to_metric_families(info[0] + "\n") if info else ():
+        labels = dict(family.samples[0].labels)
+    said = {
+        "block_size": _whole(labels.get("block_size")),
+        "num_gpu_blocks": _whole(labels.get("num_gpu_blocks")),
+        "enable_prefix_caching": {"True": True, "False": False}.get(labels.get("enable_prefix_caching", "")),
+        "gpu_memory_utilization": _real(labels.get("gpu_memory_utilization")),
+    }
+    ledger.tell("/metrics", **said)
+
+
+def _sglang(ledger: Ledger, server: Server, metrics: str) -> None:
+    del metrics
+    route = "/server_info"
+    said = server.told(route) or server.told(route := "/get_server_info")
+    states = said.get("internal_states") or [{}]
+    flat = {**(states[0] if isinstance(states[0], dict) else {}), **{k: v for k, v in said.items() if v is not None}}
+    ledger.tell(route, **{to: flat.get(word) for word, to in DEFAULTS["sglang"].words.items()})
+    ledger.tell(route, **{name: flat.get(name) for name in _own("sglang")})
+    ledger.tell(route, max_num_batched_tokens=flat.get("max_prefill_tokens"))
+    for switch, name in _SWITCHES.items():
+        if switch in flat:
+            ledger.tell(route, **{name: not flat[switch]})
+    if tokens := flat.get("max_total_num_tokens"):
+        ledger.tell(route, num_gpu_blocks=int(tokens) // int(ledger.values.get("block_size") or 1))
+
+
+def _tgi(ledger: Ledger, server: Server, metrics: str) -> None:
+    del metrics
+    said = server.told("/info")
+    ledger.tell("/info", **{to: said.get(word) for word, to in DEFAULTS["tgi"].words.items()})
+    ledger.tell("/info", **{name: said.get(name) for name in _own("tgi")})
+    # TGI keeps one of its blocks for itself (`TgiSettings`)
+    if tokens := said.get("max_batch_total_tokens"):
+        ledger.tell("/info", num_gpu_blocks=int(tokens) - 1)
+
+
+def _llama_cpp(ledger: Ledger, server: Server, metrics: str) -> None:
+    del metrics
+    props = server.told("/props")
+    slots = _whole(props.get("total_slots"))
+    length = _whole((props.get("default_generation_settings") or {}).get("n_ctx"))
+    ledger.tell("/props", max_num_seqs=slots, max_model_len=length)
+    ledger.tell("asked for with every request (cache_prompt)", enable_prefix_caching=True)
+    if slots and length:
+        why = "slots × the context of a slot from /props; whether they share one buffer (kv-unified) it does not tell"
+        ledger.assume(why, num_gpu_blocks=ledger.values["max_num_seqs"] * length)
+
+
+def _nothing(ledger: Ledger, server: Server, metrics: str) -> None:
+    del ledger, server, metrics
+
+
+def _whole(value: object) -> int | None:
+    try:
+        return int(str(value))
+    except ValueError:
+        return None
+
+
+def _real(value: object) -> float | None:
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
