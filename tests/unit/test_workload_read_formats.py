@@ -263,6 +263,34 @@ def test_vllm_bench_leaves_failed_requests_out(tmp_path: Path) -> None:
     assert treatments(trace) == {"failed request: left out": 1}
 
 
+def test_vllm_bench_as_a_result_keeps_failed_requests(tmp_path: Path) -> None:
+    result = vllm(
+        start_times=[7.0, 9.5],
+        queue_times=[0.0, 1.5],
+        errors=["Service Unavailable", ""],
+        ttfts=[0.0, 0.5],
+        itls=[[], [0.25, 0.5]],
+        latencies=[0.0, 1.375],
+        output_lens=[0, 3],
+    )
+    closed, open_loop = write(tmp_path, result), tmp_path / "open.json"
+    open_loop.write_text(json.dumps(result | {"request_rate": 2.0}), encoding="utf-8")
+    trace = read_trace(closed, result=True)
+    measured = trace.measured
+    assert measured is not None
+    assert trace.names["error"] == ("", "Service Unavailable")
+    np.testing.assert_array_equal(measured.error, [1, 0])
+    np.testing.assert_array_equal(measured.e2e_s, [np.nan, 1.375])
+    np.testing.assert_array_equal(measured.output_tokens, [-1, 3])
+    assert trace.requests.arrive_s.tolist() == [0, 2.5]
+    # an open loop behind a cap: the wait for the cap is the request's own
+    capped = read_trace(open_loop, result=True)
+    assert capped.measured is not None
+    assert capped.requests.arrive_s.tolist() == [0, 1.0]
+    np.testing.assert_array_equal(capped.measured.e2e_s, [np.nan, 2.875])
+    np.testing.assert_array_equal(capped.measured.ttft_s, [np.nan, 2.0])
+
+
 def test_vllm_bench_at_infinite_rate_needs_no_times(tmp_path: Path) -> None:
     assert read_trace(write(tmp_path, vllm())).requests.arrive_s.tolist() == [0, 0]
 
@@ -276,29 +304,41 @@ def test_guidellm_published(shared: Path) -> None:
     path = shared / "samples/guidellm/bench.json"
     trace = read_trace(path)
     done = json.loads(path.read_text(encoding="utf-8"))["benchmarks"][0]["requests"]["successful"]
-    done.sort(key=lambda one: one["request_start_time"])
+    done.sort(key=lambda one: one["info"]["timings"]["targeted_start"])
     assert trace.measured is not None
     assert trace.measured.e2e_s is not None
     assert trace.measured.ttft_s is not None
     assert trace.requests.isl_tokens.tolist() == [one["prompt_tokens"] for one in done]
-    assert trace.measured.e2e_s.tolist() == [one["request_latency"] for one in done]
-    assert trace.measured.ttft_s == pytest.approx([one["time_to_first_token_ms"] / 1e3 for one in done])
+    # its own word for the time since a request was due
+    assert trace.measured.e2e_s == pytest.approx([one["request_scheduled_latency"] for one in done])
+    assert trace.measured.sent_s == pytest.approx([one["request_dispatch_delay"] for one in done])
+    late_s = trace.measured.ttft_s - trace.measured.sent_s
+    assert late_s == pytest.approx([one["time_to_first_token_ms"] / 1e3 for one in done])
+    as_result = read_trace(path, result=True)
+    assert as_result.requests.osl_tokens.tolist() == [one["output_tokens"] for one in done]  # all were forced
+    assert as_result.measured is not None and as_result.measured.error is not None
+    assert not as_result.measured.error.any()
 
 
 def test_aiperf_published(shared: Path) -> None:
     path = shared / "samples/aiperf/profile_export.jsonl"
     trace = read_trace(path)
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    records.sort(key=lambda one: one["metadata"]["request_start_ns"])
+    records.sort(key=lambda one: one["metadata"]["credit_issued_ns"])
+    late_s = [(one["metadata"]["request_start_ns"] - one["metadata"]["credit_issued_ns"]) / 1e9 for one in records]
     measured = trace.measured
     assert measured is not None
     assert measured.itl_s is not None
     assert measured.itl_offsets is not None
-    assert measured.e2e_s == pytest.approx([one["metrics"]["request_latency"]["value"] / 1e3 for one in records])
+    assert measured.sent_s == pytest.approx(late_s)
+    latencies_s = [one["metrics"]["request_latency"]["value"] / 1e3 for one in records]
+    assert measured.e2e_s == pytest.approx(np.array(latencies_s) + late_s)
+    summary = json.loads((path.parent / "profile_export_aiperf.json").read_text(encoding="utf-8"))
+    assert measured.e2e_s.mean() * 1e3 == pytest.approx(summary["effective_latency"]["avg"], rel=1e-4)
     gaps = records[3]["metrics"]["inter_chunk_latency"]["value"]
     assert measured.itl_s[measured.itl_offsets[3] : measured.itl_offsets[4]] * 1e3 == pytest.approx(gaps)
-    first_ns = records[0]["metadata"]["request_start_ns"]
-    assert trace.requests.arrive_s[-1] == (records[-1]["metadata"]["request_start_ns"] - first_ns) / 1e9
+    first_ns = records[0]["metadata"]["credit_issued_ns"]
+    assert trace.requests.arrive_s[-1] == (records[-1]["metadata"]["credit_issued_ns"] - first_ns) / 1e9
 
 
 def test_aiperf_leaves_warm_up_and_failed_records_out(tmp_path: Path) -> None:
@@ -315,6 +355,25 @@ def test_aiperf_leaves_warm_up_and_failed_records_out(tmp_path: Path) -> None:
     )
     assert len(trace.requests) == 1
     assert treatments(trace) == {"request of the warm-up: left out": 1, "failed request: left out": 2}
+
+
+def test_aiperf_as_a_result_keeps_failed_records(tmp_path: Path) -> None:
+    value = {"value": 30.0}
+    done = {"input_sequence_length": value, "output_sequence_length": value, "osl_mismatch_diff_pct": {"value": -50.0}}
+    trace = read_trace(
+        write(
+            tmp_path,
+            {"metadata": {"request_start_ns": 5}, "metrics": done},
+            {"metadata": {"request_start_ns": 6, "was_cancelled": True}, "metrics": done},
+            {"metadata": {"request_start_ns": 7}, "metrics": {}, "error": {"type": "TimeoutError", "message": "…"}},
+        ),
+        result=True,
+    )
+    assert trace.measured is not None and trace.measured.error is not None
+    assert [trace.names["error"][code] for code in trace.measured.error] == ["", "cancelled", "TimeoutError"]
+    np.testing.assert_array_equal(trace.measured.output_tokens, [30, 30, -1])
+    assert trace.requests.osl_tokens.tolist() == [60, 60, 1]
+    assert trace.requests.isl_tokens.tolist() == [30, 30, 1]
 
 
 # --- logs of servers -------------------------------------------------------------------------------------

@@ -1,20 +1,27 @@
 """Readers of what load generators write per request: `vllm bench serve`, GuideLLM, AIPerf.
 
-They give the requests that were answered and, as `Measured`, what was measured of them. Requests that failed are left
-out and counted: their output length is not known.
+They give the requests that were answered and, as `Measured`, what was measured of them. Read as traffic, requests that
+failed are left out and counted: their output length is not known. Read as a result (`ReadOptions.result`), they stay
+with their error, and `osl_tokens` is what was asked for where the file says so; where it does not, what was received
+(one token of a failed request).
+
+These tools time from when they sent. headway times from when a request was due: where a file of an open loop says by
+how much a client was late, arrivals are moved back and latencies grow by it (`sent_s`). In closed loops a request is
+due when a client is free to send it.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from headway.workload.codes import session_codes
 from headway.workload.reader_logs import jsonl_line
-from headway.workload.rows import Rows, ragged
+from headway.workload.rows import LATENCIES, MEASURED_TIMES, Rows, ragged
 from headway.workload.source import parse_json
-from headway.workload.timestamps import from_first
+from headway.workload.timestamps import divided, from_first
 from headway.workload.trace import Treatment
 
 if TYPE_CHECKING:
@@ -49,7 +56,9 @@ VLLM_COLUMNS = {
     "isl_tokens": "input_lens",
     "osl_tokens": "output_lens",
     "ttft_s": "ttfts",
-    "e2e_s": "itls",
+    "e2e_s": "latencies",
+    "sent_s": "queue_times",
+    "itl_s": "itls",
 }
 
 
@@ -57,31 +66,80 @@ def read_vllm_bench(source: Source, options: ReadOptions) -> Rows:
     """Read a result of `vllm bench serve --save-result --save-detailed`.
 
     Per request: `start_times` (a request rate of infinity needs none), `input_lens`, `output_lens`, `ttfts`, `itls`,
-    `errors`. ITL has one gap per chunk of the stream; E2E is TTFT plus all gaps. A file that `--append-result`
-    grew holds one result per line: `part` says which.
+    `latencies`, `queue_times`, `errors`. ITL has one gap per chunk of the stream; without `latencies`, E2E is TTFT plus
+    all gaps. `queue_times` are how long the client's own cap on concurrency held a request back: at a finite request
+    rate they count as waiting. The lengths asked for are in files that headway wrote only. A file that
+    `--append-result` grew holds one result per line: `part` says which.
     """
     result = _vllm_result(source, options)
     if "input_lens" not in result:
         source.fail("no requests in it, only their summary", hint="run vllm bench serve with --save-detailed")
     lists = {key: _list(source, result, key, optional=key not in {"input_lens", "output_lens"}) for key in _VLLM_LISTS}
     _check_lengths(source, lists)
-    gaps = [one if isinstance(one, list) else [] for one in lists["itls"] or [[]] * len(lists["input_lens"] or [])]
-    answered = pl.Series([not error for error in lists["errors"] or [None] * len(gaps)], dtype=pl.Boolean)
-    itl = _column(source, gaps, pl.List(pl.Float64), "itls")
-    frame = _vllm_frame(source, result, lists).with_columns(itl_s=itl, row=pl.int_range(len(gaps))).filter(answered)
-    if lists["itls"] is not None and "ttft_s" in frame.columns:
-        frame = frame.with_columns(e2e_s=pl.col("ttft_s") + pl.col("itl_s").list.sum())
-    rows = frame["row"].to_list()
+    n = len(lists["input_lens"] or [])
+    gaps = [one if isinstance(one, list) else [] for one in lists["itls"] or [[]] * n]
+    errors = pl.Series("error", [str(one) if one else None for one in lists["errors"] or [None] * n], dtype=pl.String)
+    frame = _vllm_frame(source, result, lists).with_columns(
+        _column(source, gaps, pl.List(pl.Float64), "itls").alias("itl_s"), errors, row=pl.int_range(n)
+    )
+    frame = _vllm_times(frame, result, lists)
+    answered = frame.filter(pl.col("error").is_null())
+    kept = _asked(frame, lists["asked_output_lens"]) if options.result else answered
+    rows = kept["row"].to_list()
     return Rows(
-        frame=frame.drop("itl_s", "row"),
+        frame=kept.drop("itl_s", "row", *([] if options.result else ["error"])),
         place=lambda row: f"request {rows[row] + 1}",
         columns=VLLM_COLUMNS,
-        itl=None if lists["itls"] is None else ragged(frame["itl_s"]),
-        treatments=_failed(len(gaps) - frame.height),
+        itl=None if lists["itls"] is None else ragged(kept["itl_s"]),
+        treatments=_failed(n - kept.height),
     )
 
 
-_VLLM_LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors")
+def _vllm_times(frame: pl.DataFrame, result: dict[str, Any], lists: dict[str, list[Any] | None]) -> pl.DataFrame:
+    """Return latencies from when a request was due; a failed request has none."""
+    if "e2e_s" not in frame.columns and lists["itls"] is not None and "ttft_s" in frame.columns:
+        frame = frame.with_columns(e2e_s=pl.col("ttft_s") + pl.col("itl_s").list.sum())
+    frame = frame.with_columns(
+        pl.when(pl.col("error").is_null()).then(pl.col(name)) for name in LATENCIES if name in frame.columns
+    )
+    if "sent_s" not in frame.columns or result.get("request_rate") == "inf":
+        return frame.drop("sent_s", strict=False)
+    return due(frame.with_columns(pl.col("arrive_s") - pl.col("sent_s")))
+
+
+def due(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return latencies counted from the arrival, of those counted from when a request was sent; first arrival at 0."""
+    late = (pl.col(name) + pl.col("sent_s").fill_null(0.0) for name in LATENCIES if name in frame.columns)
+    return frame.with_columns(pl.col("arrive_s") - pl.col("arrive_s").min(), *late)
+
+
+def _asked(frame: pl.DataFrame, asked: list[Any] | None) -> pl.DataFrame:
+    """Return the rows of a result: lengths asked for beside those received.
+
+    A prompt of unknown length, of a request that failed, counts as one token: a failed request must not disappear.
+    """
+    received = pl.col("osl_tokens")
+    answered = pl.col("error").is_null()
+    isl = pl.col("isl_tokens")
+    wanted = frame["osl_tokens"] if asked is None else pl.Series("osl_tokens", asked, dtype=pl.Float64, strict=False)
+    return frame.with_columns(
+        isl_tokens=pl.when(answered).then(isl).otherwise(pl.max_horizontal(isl.fill_null(0), 1)),
+        output_tokens=pl.when(answered | (received > 0)).then(received),
+        osl_tokens=pl.when(wanted > 0).then(wanted).otherwise(pl.max_horizontal(received, 1)),
+    )
+
+
+_VLLM_LISTS = (
+    "input_lens",
+    "output_lens",
+    "start_times",
+    "ttfts",
+    "latencies",
+    "queue_times",
+    "itls",
+    "errors",
+    "asked_output_lens",
+)
 
 
 def _vllm_result(source: Source, options: ReadOptions) -> dict[str, Any]:
@@ -118,7 +176,7 @@ def _vllm_frame(source: Source, result: dict[str, Any], lists: dict[str, list[An
             source.fail("no start_times: when each request arrived is not known", hint="save with a newer vLLM")
         starts = [0.0] * len(lists["input_lens"] or [])
     columns = {"arrive_s": starts, "isl_tokens": lists["input_lens"], "osl_tokens": lists["output_lens"]}
-    columns |= {} if lists["ttfts"] is None else {"ttft_s": lists["ttfts"]}
+    columns |= {name: lists[VLLM_COLUMNS[name]] for name in MEASURED_TIMES if lists[VLLM_COLUMNS[name]] is not None}
     frame = pl.DataFrame(
         {name: _column(source, values or [], pl.Float64, VLLM_COLUMNS[name]) for name, values in columns.items()}
     )
@@ -148,39 +206,92 @@ GUIDELLM_COLUMNS = {
     "e2e_s": "request_latency",
     "cached_tokens": "cached_tokens",
 }
+#: Strategies that send at times of their own; the others wait for answers, or send all at once.
+_GUIDELLM_OPEN = ("constant", "poisson", "trace")
+#: Lists of a report's requests, and what went wrong where the report does not say it better.
+_GUIDELLM_ENDS = {"successful": "", "errored": "errored", "incomplete": "interrupted"}
 
 
 def read_guidellm(source: Source, options: ReadOptions) -> Rows:
-    """Read a GuideLLM report (JSON): `benchmarks[·].requests.successful`.
+    """Read a GuideLLM report (JSON): `benchmarks[·].requests`.
 
-    Of a sweep, `part` says which benchmark. Its CSV has no requests, only summaries.
+    Its TTFT is in milliseconds, its `request_latency` in seconds; its "time per output token" includes TTFT, and no
+    gaps are kept: TPOT follows from TTFT and E2E. Of the strategies that send at times of their own (constant, poisson,
+    trace), a request is due at `targeted_start`. The length asked for is `max_tokens` in `request_args`, where
+    `ignore_eos` goes with it. Of a sweep, `part` says which benchmark. Its CSV has no requests, only summaries.
     """
     benchmarks = source.json().get("benchmarks")
     if not isinstance(benchmarks, list):
         source.fail("expected a list", "benchmarks")
-    requests = _dig(pick(source, benchmarks, options, "benchmarks"), "requests")
-    done = _dig(requests, "successful")
-    if not isinstance(done, list) or not all(isinstance(one, dict) for one in done):
-        source.fail("expected a list of requests", "benchmarks, requests.successful")
+    benchmark = pick(source, benchmarks, options, "benchmarks")
+    ends = {end: _guidellm_list(source, benchmark, end) for end in _GUIDELLM_ENDS}
+    kept = [(end, row, one) for end, ones in ends.items() if end == "successful" or options.result
+            for row, one in enumerate(ones)]  # fmt: skip
+    frame = _guidellm_frame(source, [one for _, _, one in kept])
+    frame = _guidellm_due(source, frame, benchmark, [one for _, _, one in kept])
+    if options.result:
+        frame = _guidellm_result(frame, kept)
+    return Rows(
+        frame=frame,
+        place=lambda row: f"requests.{kept[row][0]}[{kept[row][1]}]",
+        columns=GUIDELLM_COLUMNS,
+        treatments=_failed(sum(map(len, ends.values())) - len(kept)),
+    )
+
+
+def _guidellm_list(source: Source, benchmark: Any, end: str) -> list[dict[str, Any]]:
+    ones = _dig(benchmark, "requests", end)
+    if ones is None and end != "successful":
+        return []
+    if not isinstance(ones, list) or not all(isinstance(one, dict) for one in ones):
+        source.fail("expected a list of requests", f"benchmarks, requests.{end}")
+    return ones
+
+
+def _guidellm_frame(source: Source, ones: list[dict[str, Any]]) -> pl.DataFrame:
     frame = pl.DataFrame(
         {
-            name: _column(source, [one.get(key) for one in done], pl.Float64, f"requests.successful.{key}")
+            name: _column(source, [one.get(key) for one in ones], pl.Float64, f"requests.{key}")
             for name, key in GUIDELLM_COLUMNS.items()
         }
     )
-    conversations = [_dig(one, "info", "conversation_id") for one in done]
+    conversations = [_dig(one, "info", "conversation_id") for one in ones]
+    sessions = session_codes(pl.Series([_text(one) for one in conversations], dtype=pl.String))
+    return frame.with_columns(pl.col("ttft_s") / 1e3, session_id=sessions)
+
+
+def _guidellm_due(source: Source, frame: pl.DataFrame, benchmark: Any, ones: list[dict[str, Any]]) -> pl.DataFrame:
+    """Return the rows timed from when they were due, where the strategy was an open loop and says so."""
+    strategy = _dig(benchmark, "config", "strategy", "type_")
+    targets = [_dig(one, "info", "timings", "targeted_start") for one in ones]
+    if strategy not in _GUIDELLM_OPEN or not any(one is not None for one in targets):
+        return frame.with_columns(pl.col("arrive_s") - pl.col("arrive_s").min())
+    target = _column(source, targets, pl.Float64, "info.timings.targeted_start").fill_null(frame["arrive_s"])
+    return due(frame.with_columns(arrive_s=target, sent_s=pl.col("arrive_s") - target))
+
+
+def _guidellm_result(frame: pl.DataFrame, kept: list[tuple[str, int, dict[str, Any]]]) -> pl.DataFrame:
+    errors = [_text(_dig(one, "info", "error")) or _GUIDELLM_ENDS[end] if end != "successful" else None
+              for end, _, one in kept]  # fmt: skip
     frame = frame.with_columns(
-        pl.col("arrive_s") - pl.col("arrive_s").min(),
-        pl.col("ttft_s") / 1e3,
-        session_id=session_codes(pl.Series([_text(one) for one in conversations], dtype=pl.String)),
+        pl.Series("error", errors, dtype=pl.String),
+        pl.col("osl_tokens").fill_null(0),
+        pl.col("isl_tokens").fill_null(0),
     )
-    failed = sum(len(other) for key in ("errored", "incomplete") if isinstance(other := _dig(requests, key), list))
-    return Rows(
-        frame=frame,
-        place=lambda row: f"requests.successful[{row}]",
-        columns=GUIDELLM_COLUMNS,
-        treatments=_failed(failed),
-    )
+    frame = frame.with_columns(pl.when(pl.col("error").is_null()).then(pl.col(name)) for name in LATENCIES)
+    return _asked(frame, [_guidellm_asked(one) for _, _, one in kept])
+
+
+def _guidellm_asked(one: dict[str, Any]) -> int | None:
+    """Return the output length asked for; None where a stop token may have ended the answer before."""
+    try:
+        body = _dig(json.loads(one.get("request_args") or "null"), "body")
+    except (TypeError, ValueError):
+        return None
+    if not _dig(body, "ignore_eos"):
+        return None
+    asked = _dig(body, "max_completion_tokens") or _dig(body, "max_tokens")
+    return asked if isinstance(asked, int) and asked > 0 else None
 
 
 def _dig(value: Any, *keys: str) -> Any:
@@ -196,18 +307,21 @@ def _text(value: Any) -> str | None:
 # --- AIPerf --------------------------------------------------------------------------------------------
 
 AIPERF_COLUMNS = {
-    "arrive_s": "metadata.request_start_ns",
+    "arrive_s": "metadata.credit_issued_ns",
     "isl_tokens": "metrics.input_sequence_length",
     "osl_tokens": "metrics.output_sequence_length",
     "ttft_s": "metrics.time_to_first_token",
     "e2e_s": "metrics.request_latency",
+    "input_tokens": "metrics.usage_prompt_tokens",
     "cached_tokens": "metrics.usage_prompt_cache_read_tokens",
+    "itl_s": "metrics.inter_chunk_latency",
 }
 
 _VALUE = pl.Struct({"value": pl.Float64})
 _AIPERF = {
     "metadata": pl.Struct(
         {
+            "credit_issued_ns": pl.Int64,
             "request_start_ns": pl.Int64,
             "conversation_id": pl.String,
             "benchmark_phase": pl.String,
@@ -220,27 +334,30 @@ _AIPERF = {
             "output_sequence_length": _VALUE,
             "time_to_first_token": _VALUE,
             "request_latency": _VALUE,
+            "usage_prompt_tokens": _VALUE,
             "usage_prompt_cache_read_tokens": _VALUE,
+            "osl_mismatch_diff_pct": _VALUE,
             "inter_chunk_latency": pl.Struct({"value": pl.List(pl.Float64)}),
         }
     ),
+    "error": pl.Struct({"type": pl.String, "message": pl.String}),
 }
 
 
-def read_aiperf(source: Source, _options: ReadOptions) -> Rows:
+def read_aiperf(source: Source, options: ReadOptions) -> Rows:
     """Read AIPerf's records (`profile_export.jsonl`); its JSON and CSV exports have summaries only.
 
-    Latencies in them are milliseconds. Records of warm-up are left out and counted, and so are cancelled and failed
-    ones.
+    Latencies in them are milliseconds from `request_start_ns`; a request is due when its credit was issued. The length
+    asked for follows from `osl_mismatch_diff_pct`. Records of warm-up are left out and counted.
     """
     records = source.jsonl(_AIPERF).with_row_index("row").unnest("metadata", "metrics")
     warm_up = pl.col("benchmark_phase").fill_null("profiling") != "profiling"
     failed = pl.col("was_cancelled").fill_null(value=False) | pl.col("output_sequence_length").is_null()
-    measured = records.filter(~warm_up)
-    kept = measured.filter(~failed)
+    measured = records.filter(~warm_up).with_columns(failed=failed | pl.col("error").is_not_null())
+    kept = measured if options.result else measured.filter(~pl.col("failed"))
     place, rows = jsonl_line(source), kept["row"].to_list()
     return Rows(
-        frame=_aiperf_frame(kept),
+        frame=_aiperf_frame(kept, result=options.result),
         place=lambda row: place(rows[row]),
         columns=AIPERF_COLUMNS,
         itl=ragged(kept["inter_chunk_latency"].struct.field("value").list.eval(pl.element() / 1e3)),
@@ -252,16 +369,37 @@ def _warm_up(count: int) -> tuple[Treatment, ...]:
     return (Treatment(rows=count, text="request of the warm-up: left out"),) if count else ()
 
 
-def _aiperf_frame(records: pl.DataFrame) -> pl.DataFrame:
+def _aiperf_frame(records: pl.DataFrame, *, result: bool) -> pl.DataFrame:
     def value(name: str) -> pl.Expr:
         return pl.col(name).struct.field("value")
 
-    return records.select(
-        arrive_s=from_first(records["request_start_ns"]),
-        isl_tokens=value("input_sequence_length"),
-        osl_tokens=value("output_sequence_length"),
-        ttft_s=value("time_to_first_token") / 1e3,
-        e2e_s=value("request_latency") / 1e3,
-        cached_tokens=value("usage_prompt_cache_read_tokens"),
-        session_id=session_codes(records["conversation_id"]),
+    issued = records["credit_issued_ns"].fill_null(records["request_start_ns"])
+    frame = due(
+        records.select(
+            "failed",
+            "error",
+            "was_cancelled",
+            arrive_s=from_first(issued),
+            sent_s=divided(records["request_start_ns"] - issued, 1e9),
+            isl_tokens=value("input_sequence_length"),
+            osl_tokens=value("output_sequence_length"),
+            ttft_s=value("time_to_first_token") / 1e3,
+            e2e_s=value("request_latency") / 1e3,
+            input_tokens=value("usage_prompt_tokens"),
+            cached_tokens=value("usage_prompt_cache_read_tokens"),
+            asked=value("output_sequence_length") / (1 + value("osl_mismatch_diff_pct") / 100),
+            session_id=session_codes(records["conversation_id"]),
+        )
     )
+    return (_aiperf_result(frame) if result else frame.drop("error")).drop("failed", "was_cancelled", "asked")
+
+
+def _aiperf_result(frame: pl.DataFrame) -> pl.DataFrame:
+    said = pl.coalesce(pl.col("error").struct.field("type"), pl.col("error").struct.field("message"))
+    why = pl.when(pl.col("was_cancelled").fill_null(value=False)).then(pl.lit("cancelled")).otherwise(said)
+    frame = frame.with_columns(
+        pl.col("osl_tokens").fill_null(0),
+        error=pl.when("failed").then(why.fill_null("failed")),
+    )
+    frame = frame.with_columns(pl.when(pl.col("error").is_null()).then(pl.col(name)) for name in LATENCIES)
+    return _asked(frame, frame["asked"].round(0).to_list())

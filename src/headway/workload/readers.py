@@ -114,6 +114,7 @@ def read_trace(
     sessions_per_s: float | None = None,
     part: int | None = None,
     seed: int = 0,
+    result: bool = False,
 ) -> Trace:
     """Read a trace file as requests.
 
@@ -134,6 +135,9 @@ def read_trace(
             all start at 0.
         part: which of several benchmarks in one result file, from 1.
         seed: of what has to be drawn (session starts; requests of a ServeGen archive).
+        result: read what a load generator wrote as the result of its run, not as traffic to send again: requests that
+            failed there stay, with `Measured.error`, and output lengths are what was asked for, where the file says.
+            headway's own form has both either way.
 
     Raises:
         InputError: the file cannot be read, is of no known format, or has a value that no treatment covers; the file,
@@ -147,6 +151,7 @@ def read_trace(
         sessions_per_s=sessions_per_s,
         part=part,
         seed=seed,
+        result=result,
     )
     source = Source.open(path)
     name = recognise(source) if format is None else format
