@@ -58,6 +58,11 @@ class Prompts:
     tokenizer: Tokenizer
     continued: BoolColumn  # (n,) whether a later turn of its session follows
 
+    @property
+    def least_tokens(self) -> int:
+        """The shortest prompt that can be made, in tokens: with chat, what the template takes and one word."""
+        return self.frame.tokens + 1
+
     def body(self, row: int, answers: Mapping[int, Answer]) -> bytes:
         """Return the JSON body of a row; `answers`: what the earlier turns of its session were answered."""
         return json.dumps(self._content(row, answers) | self._options(row), separators=(",", ":")).encode()
@@ -203,7 +208,7 @@ def fitting(
     Args:
         endpoint: whom they are for.
         requests: all that are wanted.
-        least_tokens: the shortest prompt that can be made: with chat, what the template takes and one word.
+        least_tokens: `Prompts.least_tokens`.
 
     Returns:
         (n,) which to send, and what was left out, counted.

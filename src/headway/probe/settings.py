@@ -35,6 +35,8 @@ class Defaults:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
+#: Of vLLM, where a server does not tell its version: the newest whose scheduler is known.
+_NEWEST = "0.33.0"
 _COMMON = {"block_size": 1, "gpu_memory_utilization": 1.0, "async_scheduling": False}
 #: engine of an `Endpoint` -> its defaults. Of vLLM, the limits are those it resolves below 70 GiB of memory.
 DEFAULTS = {
@@ -190,7 +192,7 @@ def _number(version: str, policy: str) -> str:
     found = re.match(r"\d+(\.\d+)+", version)
     if found:
         return found[0]
-    return EngineSettings.__dataclass_fields__["version"].default if policy == "vllm" else version
+    return _NEWEST if policy == "vllm" else version
 
 
 def _vllm(ledger: Ledger, server: Server, metrics: str) -> None:

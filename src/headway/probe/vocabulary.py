@@ -164,18 +164,19 @@ def estimated_frame(server: Server, endpoint: Endpoint, known: Vocabulary, path:
     Raises:
         InputError: the server does not say how long prompts were.
     """
-    sizes, counted = (32, 160), []
+    sizes = (32, 160)
+    counted: list[int] = []
     for size in sizes:
         text = known.text([each % len(known.words) for each in range(size)])
         content = {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
         said = server.post(path, {"model": endpoint.model, "max_tokens": 1, **content}).get("usage") or {}
-        counted.append(said.get("prompt_tokens"))
-    if not all(isinstance(each, int) for each in counted):
-        raise InputError(
-            "it has no tokenizer to ask, and does not say how long prompts are",
-            file=endpoint.url,
-            hint="prompts of known length cannot be made for it",
-        )
+        if not isinstance(said.get("prompt_tokens"), int):
+            raise InputError(
+                "it has no tokenizer to ask, and does not say how long prompts are",
+                file=endpoint.url,
+                hint="prompts of known length cannot be made for it",
+            )
+        counted.append(said["prompt_tokens"])
     per_word = (counted[1] - counted[0]) / (sizes[1] - sizes[0])
     around = round(counted[0] - per_word * sizes[0])
     return Frame(head_tokens=around, tokens=around, per_word=max(per_word, 0.1))
