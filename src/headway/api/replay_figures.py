@@ -1,0 +1,170 @@
+"""The figures of a replay, from what was sent and what the server's metrics say."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.api.replays import SAMPLES, ErrorCount, MeanBeside, RunSeries, ServerSide
+from headway.errors import EvidenceError
+from headway.probe.knee import closed_knee, measured_of, open_knee, stages, taken, token_times
+
+if TYPE_CHECKING:
+    from headway.api.paces import Pace
+    from headway.probe.fidelity import Fidelity
+    from headway.probe.knee import Knee, Stage
+    from headway.probe.nouns import Scrape, Sent
+    from headway.types import FloatColumn, Slo
+    from headway.workload.trace import Trace
+
+
+def words_of(trace: Trace) -> list[str]:
+    """Return why each request was not answered in full; empty where it was."""
+    error = measured_of(trace).error
+    return [""] * len(trace.requests) if error is None else [trace.names["error"][code] for code in error.tolist()]
+
+
+def scored(sent: Sent) -> tuple[Trace, int]:
+    """Return the requests to be scored, and how many were left out because the run ended before they were due.
+
+    Those it ended in the middle of are unfinished: what came of them until then counts. A turn that was never sent
+    because an earlier one failed is a failure.
+    """
+    trace, words = sent.trace, np.array(words_of(sent.trace))
+    never = (words == "not-sent") & bool(sent.client.interrupted)
+    kept = taken(trace, np.flatnonzero(~never))
+    measured = measured_of(kept)
+    if measured.error is None:
+        return kept, int(never.sum())
+    error = np.where(words[~never] == "interrupted", 0, measured.error)
+    return dataclasses.replace(kept, measured=dataclasses.replace(measured, error=error)), int(never.sum())
+
+
+def while_offered(trace: Trace) -> tuple[float, float]:
+    """Return requests completed and tokens received per second, from the first arrival to the last."""
+    arrive_s = trace.requests.arrive_s
+    if len(arrive_s) < 2 or arrive_s[-1] <= arrive_s[0]:
+        return 0.0, 0.0
+    first_s, last_s = float(arrive_s[0]), float(arrive_s[-1])
+    e2e_s = measured_of(trace).e2e_s
+    assert e2e_s is not None
+    times_s, tokens = token_times(trace)
+    ended = int((arrive_s + e2e_s <= last_s).sum())
+    return ended / (last_s - first_s), float(tokens[times_s <= last_s].sum()) / (last_s - first_s)
+
+
+def errors_of(trace: Trace) -> tuple[ErrorCount, ...]:
+    """Return failures by kind, the commonest first."""
+    from headway.probe.faults import EXPLAINED
+
+    words = [word for word in words_of(trace) if word]
+    kinds = sorted(set(words), key=lambda word: (-words.count(word), word))
+    return tuple(ErrorCount(kind=kind, requests=words.count(kind), means=EXPLAINED.get(kind, "")) for kind in kinds)
+
+
+def fidelity_of(sent: Sent, *, closed: bool) -> Fidelity | None:
+    """Return whether what was sent is what was asked for; None where nothing was sent."""
+    from headway.probe.fidelity import compare
+
+    sent_s = measured_of(sent.trace).sent_s
+    if sent_s is None or not np.isfinite(sent_s).any():
+        return None
+    return compare(sent.load.requests, sent.trace, closed=closed)
+
+
+def stages_and_knee(
+    sent: Sent, pace: Pace, bounds_s: list[tuple[float, float]], slo: Slo
+) -> tuple[tuple[Stage, ...], Knee | None]:
+    """Return the figures of each stage that was reached, and the knee."""
+    if not bounds_s or sent.load.stage is None:
+        return (), None
+    stage = sent.load.stage[sent.rows]
+    due = np.array([word not in ("interrupted", "not-sent") for word in words_of(sent.trace)])
+    reached = [k for k in range(len(bounds_s)) if (due & (stage == k)).any()]
+    last = max(reached, default=-1) + 1
+    found = stages(sent.trace, stage, pace.stages()[:last], np.array(bounds_s[:last]), slo) if last else []
+    if len(found) < 2:
+        return tuple(found), None
+    return tuple(found), closed_knee(found) if pace.closed else open_knee(found)
+
+
+# --- over time, and the server's side ------------------------------------------------------------------
+
+
+def series_of(sent: Sent) -> RunSeries:
+    """Return requests in flight, and what the server says of itself, at equal steps."""
+    ends_s = _ends_s(sent.trace)
+    last_s = max(sent.client.duration_s, float(np.nanmax(ends_s, initial=0.0)), 1e-3)
+    time_s = np.linspace(0.0, last_s, SAMPLES + 1)[1:]
+    due_s = np.sort(sent.trace.requests.arrive_s[np.isfinite(ends_s)])
+    gone_s = np.sort(ends_s[np.isfinite(ends_s)])
+    in_flight = np.searchsorted(due_s, time_s, side="right") - np.searchsorted(gone_s, time_s, side="right")
+    return RunSeries(
+        time_s=time_s,
+        in_flight=in_flight.astype(np.float64),
+        running=_at(sent.scrape, "running", time_s),
+        waiting=_at(sent.scrape, "waiting", time_s),
+        kv_used_frac=_at(sent.scrape, "kv_used_frac", time_s),
+    )
+
+
+def _ends_s(trace: Trace) -> FloatColumn:
+    """When each request was over, as far as is known: its last token, or the last chunk before it failed."""
+    measured = measured_of(trace)
+    assert measured.e2e_s is not None
+    assert measured.ttft_s is not None
+    known_s = measured.e2e_s
+    if measured.itl_s is not None and measured.itl_offsets is not None:
+        summed_s = np.concatenate(([0.0], np.cumsum(measured.itl_s)))[measured.itl_offsets]
+        known_s = np.where(np.isnan(known_s), measured.ttft_s + np.diff(summed_s), known_s)
+    return trace.requests.arrive_s + known_s
+
+
+def _at(scrape: Scrape | None, signal: str, time_s: FloatColumn) -> FloatColumn:
+    """A gauge at other times: the last value seen; NaN before the first."""
+    if scrape is None or signal not in scrape.values or not len(scrape.time_s):
+        return np.full(len(time_s), np.nan)
+    place = np.searchsorted(scrape.time_s, time_s, side="right") - 1
+    return np.where(place >= 0, scrape.values[signal][np.maximum(place, 0)], np.nan)
+
+
+def server_side(sent: Sent) -> ServerSide | None:
+    """Return what the server's own metrics say of the run."""
+    from headway.probe.observed import beside_client, observed
+
+    if sent.scrape is None:
+        return None
+    try:
+        seen = observed(sent.scrape)
+    except EvidenceError:
+        return None
+    measured = measured_of(sent.trace)
+    values = sent.scrape.values
+
+    def most(signal: str) -> float | None:
+        column = values.get(signal)
+        return None if column is None or np.isnan(column).all() else float(np.nanmax(column))
+
+    def finite(value: float | None) -> float | None:
+        return None if value is None or not np.isfinite(value) else float(value)
+
+    return ServerSide(
+        scrapes=seen.scrapes,
+        failed_scrapes=sent.scrape.failed,
+        running_mean=finite(seen.means.get("running")),
+        running_most=most("running"),
+        waiting_mean=finite(seen.means.get("waiting")),
+        waiting_most=most("waiting"),
+        kv_used_most_frac=most("kv_used_frac"),
+        prompt_tokens_per_s=finite(seen.per_s("prompt_tokens")),
+        output_tokens_per_s=finite(seen.per_s("generation_tokens")),
+        prefix_hit_frac=finite(seen.prefix_hit_frac),
+        preemptions=finite(seen.increases.get("preemptions")),
+        beside=tuple(
+            MeanBeside(name=name, client_s=one.client_s, server_s=one.server_s)
+            for name, one in beside_client(seen, measured).items()
+        ),
+        restarted_s=seen.restarted_s,
+    )

@@ -1,0 +1,408 @@
+"""`replay`: traffic sent to a real endpoint, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from headway.errors import EvidenceError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from headway.api.paces import Pace, Traffic
+    from headway.probe.client import Progress
+    from headway.probe.fidelity import Fidelity
+    from headway.probe.keys import Key
+    from headway.probe.knee import Knee, Stage
+    from headway.probe.limits import Limits
+    from headway.probe.nouns import ClientReport, Endpoint, Load, Scrape, Sent
+    from headway.types import FloatColumn, Metric, Outcome, Slo
+    from headway.workload.trace import Trace, Treatment
+
+#: Samples of the series over time.
+SAMPLES = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSummary:
+    """What was asked for."""
+
+    loop: Literal["open", "closed"]
+    requests: int
+    rate_per_s: float | None  # mean, of an open loop
+    clients: int | None  # of a closed loop, at most
+    turnaround_s: float
+    isl_mean_tokens: float
+    osl_mean_tokens: float
+    sessions: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorCount:
+    """Requests that were not answered in full, for one reason."""
+
+    kind: str
+    requests: int
+    means: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanBeside:
+    """One mean, from the first byte sent as the client has it, and as the server has it."""
+
+    name: str
+    client_s: float
+    server_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSide:
+    """What the server's own metrics say of the run; null where it does not expose it."""
+
+    scrapes: int
+    failed_scrapes: int
+    running_mean: float | None
+    running_most: float | None
+    waiting_mean: float | None
+    waiting_most: float | None
+    kv_used_most_frac: float | None
+    prompt_tokens_per_s: float | None
+    output_tokens_per_s: float | None
+    prefix_hit_frac: float | None
+    preemptions: float | None
+    beside: tuple[MeanBeside, ...]
+    restarted_s: tuple[float, ...]  # when the server was found restarted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSeries:
+    """The run over time; `running`, `waiting` and `kv_used_frac` are the server's own, NaN where it has none."""
+
+    time_s: FloatColumn
+    in_flight: FloatColumn  # due and not answered, by the client
+    running: FloatColumn
+    waiting: FloatColumn
+    kv_used_frac: FloatColumn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """Traffic sent to a real endpoint, and what came of it."""
+
+    endpoint: Endpoint
+    workload: str
+    load: LoadSummary
+    treatments: tuple[Treatment, ...]  # what was done to requests before they were sent
+    started: str  # ISO 8601, UTC
+    slo: Slo
+    outcome: Outcome
+    missed: Mapping[str, float]  # objectives missed, by value ÷ limit − 1
+    completed_per_s: float  # requests answered in full while others were still due, per second
+    output_tokens_per_s: float  # received in that time
+    errors: tuple[ErrorCount, ...]
+    cut_off: int  # requests of a closed loop in flight when its time was up: left out
+    unsent: int  # requests whose time never came, because the run ended: left out
+    client: ClientReport
+    fidelity: Fidelity | None  # None: nothing was sent
+    server: ServerSide | None  # None: it exposes nothing, or nobody looked
+    stages: tuple[Stage, ...]
+    knee: Knee | None
+    series: RunSeries
+    warnings: tuple[str, ...]
+    trace: Trace = field(repr=False, metadata={"document": False})  # every request, with what was measured
+    scrape: Scrape | None = field(repr=False, metadata={"document": False})
+    latencies_s: Mapping[Metric, FloatColumn] = field(repr=False, metadata={"document": False})
+
+    @property
+    def answered(self) -> int:
+        """Requests answered in full."""
+        return len(self.trace.requests) - sum(error.requests for error in self.errors)
+
+
+def replay(
+    source: str | Path,
+    url: str,
+    pace: Pace | None = None,
+    *,
+    model: str | None = None,
+    api: Literal["completions", "chat"] = "completions",
+    engine: str | None = None,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    key: Key | None = None,
+    limits: Limits | None = None,
+    requests: int | None = None,
+    window_s: tuple[float, float] | None = None,
+    isl_frac: float = 1.0,
+    osl_frac: float = 1.0,
+    cancel_frac: float = 0.0,
+    cancel_after_s: float = 1.0,
+    scrape_interval_s: float | None = 1.0,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Replayed:
+    """Send traffic to an OpenAI-compatible endpoint, time every token, and score it as a simulation is scored.
+
+    Args:
+        source: a scenario (traffic and SLO), a trace of any known format, or `profile:NAME` (traffic alone).
+        url: where the endpoint is, with or without `/v1`.
+        pace: when requests are sent; their own times if None.
+        model: which of its models; the only one if None.
+        api: `completions` (prompts as token ids where it takes them) or `chat`.
+        engine: where it does not tell.
+        settings: of its engine, that it does not tell, by the engine's names.
+        key: sent as a bearer token; never shown or stored.
+        limits: budgets and patience.
+        requests: the first so many; a trace's own number, or 200, if None.
+        window_s: of a trace: only what arrives within.
+        isl_frac: lengths of prompts are multiplied by it,
+        osl_frac: and those of outputs.
+        cancel_frac: share of the clients that hang up,
+        cancel_after_s: so long after their request was due.
+        scrape_interval_s: between two looks at the server's metrics; None: nobody looks.
+        seed: of everything drawn.
+        progress: told how far it is, about twice a second.
+
+    Raises:
+        InputError: something given is wrong, nobody answers there, or the address is public and not allowed.
+        EvidenceError: no request can be sent.
+    """
+    from headway.api.paces import Pace, traffic_of
+    from headway.probe.address import checked_address
+    from headway.probe.endpoint import discover
+    from headway.probe.limits import Limits
+
+    pace, limits = pace or Pace(), limits or Limits()
+    live()
+    checked_address(url, allow_public=limits.allow_public)
+    wanted = traffic_of(source, pace, requests=requests, window_s=window_s, seed=seed)
+    if cancel_frac:
+        wanted = _cancelling(wanted, cancel_frac, cancel_after_s, seed)
+    endpoint = discover(url, model=model, key=key, engine=engine, overrides=settings)
+    sendable = _sendable(_rescaled(wanted, isl_frac, osl_frac), endpoint)
+    run = _Run(endpoint, pace, limits, api, key, scrape_interval_s, seed, progress)
+    return _told(sendable, pace, *run.of(sendable))
+
+
+def live() -> None:
+    """Make sure that what speaks to endpoints is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in ("aiohttp", "prometheus_client", "scipy") if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} not installed", hint="pip install 'headway[live]'")
+
+
+# --- what is sent --------------------------------------------------------------------------------------
+
+
+def _cancelling(wanted: Traffic, share_frac: float, after_s: float, seed: int) -> Traffic:
+    from headway.probe.loads import with_cancelled
+
+    drawn = with_cancelled(wanted.requests, share_frac=share_frac, after_s=after_s, seed=seed)
+    return dataclasses.replace(wanted, requests=drawn)
+
+
+def _rescaled(wanted: Traffic, isl_frac: float, osl_frac: float) -> Traffic:
+    from headway.probe.loads import scaled_lengths
+    from headway.workload.trace import Treatment
+
+    count = len(wanted.requests)
+    done = tuple(
+        Treatment(rows=count, text=f"{what} scaled by {frac:g}")
+        for what, frac in (("prompt", isl_frac), ("output", osl_frac))
+        if frac != 1.0
+    )
+    if not done:
+        return wanted
+    scaled = scaled_lengths(wanted.requests, isl_frac=isl_frac, osl_frac=osl_frac)
+    return dataclasses.replace(wanted, requests=scaled, treatments=(*wanted.treatments, *done))
+
+
+def _sendable(wanted: Traffic, endpoint: Endpoint) -> Traffic:
+    """Leave out what the endpoint cannot serve."""
+    import numpy as np
+
+    from headway.probe.prompts import fitting
+    from headway.workload import take
+
+    kept, left_out = fitting(endpoint, wanted.requests)
+    if not kept.any():
+        why = "; ".join(str(one) for one in left_out)
+        raise EvidenceError(f"none of the requests can be served there: {why}; --scale-isl makes prompts shorter")
+    return dataclasses.replace(
+        wanted,
+        requests=take(wanted.requests, np.flatnonzero(kept)),
+        treatments=(*wanted.treatments, *left_out),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """How loads are sent."""
+
+    endpoint: Endpoint
+    pace: Pace
+    limits: Limits
+    api: Literal["completions", "chat"]
+    key: Key | None
+    scrape_interval_s: float | None
+    seed: int
+    progress: Callable[[Progress], None] | None
+
+    def of(self, wanted: Traffic) -> tuple[Sent, int, list[tuple[float, float]], tuple[str, ...]]:
+        """Send it all: what came of it, how many the end of a closed loop cut off, bounds of stages, warnings."""
+        if self.pace.closed and self.pace.in_stages:
+            return self._client_steps(wanted)
+        load = self.pace.load(wanted.name, wanted.requests)
+        if not len(load.requests):
+            raise EvidenceError("no request is due in that time")
+        lasts_s = self.pace.duration_s if self.pace.closed else None
+        sent, notes = self._sent(load, lasts_s)
+        cut_off = 0
+        if lasts_s is not None:
+            sent, cut_off = _without_cut_off(sent)
+        count, length_s = len(self.pace.stages()), self.pace.stage_s() if self.pace.in_stages else 0.0
+        return sent, cut_off, [(k * length_s, (k + 1) * length_s) for k in range(count)], notes
+
+    def _client_steps(self, wanted: Traffic) -> tuple[Sent, int, list[tuple[float, float]], tuple[str, ...]]:
+        """One run per number of clients, each going on in the requests where the one before stopped."""
+        import numpy as np
+
+        from headway.probe.joining import joined
+        from headway.workload import take
+
+        runs: list[Sent] = []
+        left, cut_off, notes = wanted.requests, 0, ()
+        for clients in self.pace.clients:
+            if not len(left):
+                raise EvidenceError(f"no requests are left for {clients} clients; the trace is too short for the steps")
+            pace = dataclasses.replace(self.pace, clients=(clients,), step_s=None)
+            sent, notes = self._sent(pace.load(wanted.name, left), self.pace.step_s)
+            used = 1 + int(sent.rows[np.isfinite(_sent_s(sent))].max(initial=-1))
+            left = take(left, np.arange(used, len(left)))
+            sent, cut = _without_cut_off(sent)
+            cut_off += cut
+            runs.append(sent)
+            if sent.client.interrupted and sent.client.duration_s < self.pace.stage_s() * 0.95:
+                break  # somebody stopped it
+        one, starts_s = joined(runs)
+        ends_s = starts_s + np.minimum([run.client.duration_s for run in runs], self.pace.stage_s())
+        return one, cut_off, list(zip(starts_s.tolist(), ends_s.tolist(), strict=True)), notes
+
+    def _sent(self, load: Load, lasts_s: float | None) -> tuple[Sent, tuple[str, ...]]:
+        from headway.probe.client import send
+        from headway.probe.prompts import prompts
+
+        # prompts of its own for each run, so that it finds nothing of an earlier one in the server's cache
+        salt = _now()
+        bodies = prompts(self.endpoint, load.requests, api=self.api, seed=self.seed, salt=salt, key=self.key)
+        within = self.limits
+        if lasts_s is not None:
+            within = dataclasses.replace(within, duration_s=min(lasts_s, within.duration_s))
+        scrape = self._scraper()
+        sent = send(load, self.endpoint, bodies, within, key=self.key, scrape=scrape, progress=self.progress)
+        problems = tuple(f"Server metrics: {text}." for text in scrape.problems) if scrape else ()
+        return sent, (*bodies.notes, *problems)
+
+    def _scraper(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Scraper, whose module loads late
+        from headway.probe.scrape import Scraper
+
+        if self.scrape_interval_s is None or not self.endpoint.metrics:
+            return None
+        return Scraper(self.endpoint.url, interval_s=self.scrape_interval_s, key=self.key, engine=self.endpoint.engine)
+
+
+def _now() -> str:
+    import datetime
+
+    return datetime.datetime.now(datetime.UTC).isoformat()
+
+
+def _sent_s(sent: Sent) -> FloatColumn:
+    assert sent.trace.measured is not None
+    assert sent.trace.measured.sent_s is not None
+    return sent.trace.measured.sent_s
+
+
+def _without_cut_off(sent: Sent) -> tuple[Sent, int]:
+    from headway.probe.joining import without_cut_off
+
+    return without_cut_off(sent)
+
+
+# --- what came of it -----------------------------------------------------------------------------------
+
+
+def _told(
+    wanted: Traffic, pace: Pace, sent: Sent, cut_off: int, bounds_s: list[tuple[float, float]], notes: tuple[str, ...]
+) -> Replayed:
+    from headway.api.replay_figures import (
+        errors_of,
+        fidelity_of,
+        scored,
+        series_of,
+        server_side,
+        stages_and_knee,
+        while_offered,
+    )
+    from headway.metrics import outcome, request_latencies, violations
+    from headway.workload import served_of
+
+    counted, unsent = scored(sent)
+    measured = counted.measured
+    assert measured is not None
+    became = served_of(counted.requests, measured)
+    result = outcome(counted.requests, became, wanted.slo, "measured")
+    found, knee = stages_and_knee(sent, pace, bounds_s, wanted.slo)
+    completed_per_s, tokens_per_s = while_offered(counted)
+    return Replayed(
+        endpoint=sent.endpoint,
+        workload=wanted.name,
+        load=_summary(sent, pace),
+        treatments=wanted.treatments,
+        started=sent.started,
+        slo=wanted.slo,
+        outcome=result,
+        missed=violations(result.latency, wanted.slo, result.finished / result.arrived if result.arrived else 1.0),
+        completed_per_s=completed_per_s,
+        output_tokens_per_s=tokens_per_s,
+        errors=errors_of(sent.trace),
+        cut_off=cut_off,
+        unsent=unsent,
+        client=sent.client,
+        fidelity=fidelity_of(sent, closed=pace.closed),
+        server=server_side(sent),
+        stages=found,
+        knee=knee,
+        series=series_of(sent),
+        warnings=(*sent.client.warnings, *notes),
+        trace=sent.trace,
+        scrape=sent.scrape,
+        latencies_s=request_latencies(counted.requests, became),
+    )
+
+
+def _summary(sent: Sent, pace: Pace) -> LoadSummary:
+    from headway.probe.loads import mean_rate_per_s
+
+    asked = sent.load.requests
+    rate_per_s = mean_rate_per_s(asked) if len(asked) > 1 else math.inf
+    return LoadSummary(
+        loop="closed" if pace.closed else "open",
+        requests=len(asked),
+        rate_per_s=None if pace.closed or math.isinf(rate_per_s) else rate_per_s,
+        clients=max(pace.clients) if pace.closed else None,
+        turnaround_s=pace.turnaround_s,
+        isl_mean_tokens=float(asked.isl_tokens.mean()) if len(asked) else 0.0,
+        osl_mean_tokens=float(asked.osl_tokens.mean()) if len(asked) else 0.0,
+        sessions=None if asked.session_id is None else len(set(asked.session_id.tolist())),
+    )
