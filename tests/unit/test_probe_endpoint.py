@@ -55,7 +55,8 @@ def test_vllm_tells_its_cache_in_a_metric() -> None:
     assert ledger.values["num_gpu_blocks"] == 40
     assert (built.max_num_seqs, ledger.told["max_num_seqs"]) == (16, "given")
     assert ledger.told["block_size"] == "/metrics"
-    assert set(ledger.assumed) == {"max_num_batched_tokens"}
+    switches = {"async_scheduling", "enable_chunked_prefill", "scheduler_reserve_full_isl"}
+    assert set(ledger.assumed) == {"max_num_batched_tokens"} | switches
 
 
 def test_vllm_in_development_mode_tells_its_scheduler() -> None:

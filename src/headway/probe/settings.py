@@ -43,7 +43,14 @@ DEFAULTS = {
     "vllm": Defaults(
         policy="vllm",
         own=type(None),
-        values={"max_num_seqs": 256, "max_num_batched_tokens": 2048, "gpu_memory_utilization": 0.92},
+        values={
+            "max_num_seqs": 256,
+            "max_num_batched_tokens": 2048,
+            "gpu_memory_utilization": 0.92,
+            "async_scheduling": True,
+            "enable_chunked_prefill": True,
+            "scheduler_reserve_full_isl": True,
+        },
         why="vLLM 0.33's default for an accelerator below 70 GiB",
     ),
     "sglang": Defaults(
