@@ -370,6 +370,7 @@ class Pool:
     kv_dtype: Dtype
     replicas: int
     curves: str = ""  # a file of kernel curves, or `perfdb`, that goes before headway's own
+    calibration: str = ""  # the file of a calibrated endpoint that goes before the physics
 
     @property
     def gpus(self) -> int:

@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     from headway.scenario import Scenario
 
 
-def plan(scenario: str | Path | Scenario, *, trace: str | Path | None = None, rate_per_s: float | None = None) -> Plan:
+def plan(
+    scenario: str | Path | Scenario,
+    *,
+    trace: str | Path | None = None,
+    rate_per_s: float | None = None,
+    calibration: str | None = None,
+) -> Plan:
     """Say what to deploy: the cheapest fleet that meets the objectives, and what that rests on.
 
     Args:
         scenario: a file, or what was read of one.
         trace: recorded traffic in place of the scenario's.
         rate_per_s: mean rate the traffic is scaled to; its own if None.
+        calibration: of an endpoint, by name or file, in place of the scenario's own.
 
     Raises:
         InputError: the scenario or the trace is wrong; file, line and key are named.
@@ -28,7 +35,7 @@ def plan(scenario: str | Path | Scenario, *, trace: str | Path | None = None, ra
     from headway.api.simulations import read
     from headway.planner import plan as planned
 
-    return planned(read(scenario, trace=trace, rate_per_s=rate_per_s))
+    return planned(read(scenario, trace=trace, rate_per_s=rate_per_s, calibration=calibration))
 
 
 def chosen_run(found: Plan, scenario: Scenario) -> Simulated:

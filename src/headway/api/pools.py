@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from headway.catalog import Catalog
+    from headway.perf import EndpointCalibration
     from headway.scenario import Scenario
     from headway.types import Accelerator, Engine, EngineSettings, Model
 
@@ -34,6 +35,7 @@ class Choice:
         kv_dtype: number format of the KV cache.
         settings: engine settings by the engine's names.
         curves: a file of kernel curves (`headway calibrate ops` writes one), or `perfdb`, before headway's own.
+        calibration: of an endpoint, by name or file: it is what a replica is, and what the others say must agree.
     """
 
     model: str | None = None
@@ -47,6 +49,7 @@ class Choice:
     kv_dtype: str = "bf16"
     settings: Mapping[str, object] = field(default_factory=dict)
     curves: str | None = None
+    calibration: str | None = None
 
 
 def chosen_model(choice: Choice, catalog: Catalog, scenario: Scenario | None) -> Model:
@@ -81,8 +84,14 @@ def build_pool(
     Raises:
         InputError: a name is unknown, something is left open, or the engine does not take the combination.
     """
+    source = _endpoint(choice, scenario, catalog)
+    if source is not None:
+        return _measured_pool(choice, source, catalog, replicas=_count(replicas, "replicas"))
     model = chosen_model(choice, catalog, scenario)
     accelerator = _accelerator(choice, catalog, scenario)
+    if not accelerator.peak_flops_per_s:
+        hint = "leave out what the calibration is not of: tp, pp, dp, number formats, engine"
+        raise InputError(f"{accelerator.name} is known by a calibration alone", place="accelerator", hint=hint)
     engine = _engine(choice, catalog, scenario)
     weight_dtype = _dtype(choice.weight_dtype or model.weight_dtype, "weight_dtype")
     _check_taken(engine, accelerator, weight_dtype)
@@ -99,6 +108,74 @@ def build_pool(
         replicas=_count(replicas, "replicas"),
         curves=_curves(choice, accelerator, scenario),
     )
+
+
+def _endpoint(choice: Choice, scenario: Scenario | None, catalog: Catalog) -> str | None:
+    """Return the calibration a choice rests on: its own, or the scenario's one that is of what is chosen."""
+    if choice.calibration is not None:
+        return choice.calibration
+    from headway.perf import known_endpoint
+
+    for source in scenario.endpoints if scenario else ():
+        if not _against(choice, known_endpoint(source), catalog):
+            return source
+    return None
+
+
+def _against(choice: Choice, found: EndpointCalibration, catalog: Catalog) -> str:
+    """Return which word of a choice the calibration is not of; empty where it says nothing against it."""
+    from headway.perf import is_called
+
+    model, accelerator = catalog.model(found.model), catalog.accelerator(found.hardware)
+    if choice.model is not None and not is_called(model, choice.model):
+        return "model"
+    if choice.accelerator is not None and not is_called(accelerator, choice.accelerator):
+        return "accelerator"
+    named = {
+        "engine": (choice.engine and choice.engine.partition("@")[0], found.engine),
+        "weight_dtype": (choice.weight_dtype, found.weight_dtype),
+        "tp": (choice.tp if choice.tp > 1 else None, found.tp),
+        "kv_dtype": (choice.kv_dtype if choice.kv_dtype != "bf16" else None, found.kv_dtype),
+        "pp": (choice.pp, 1),
+        "dp": (choice.dp, 1),
+        "curves": (choice.curves, None),
+    }
+    for place, (one, other) in named.items():
+        if one is not None and str(one).casefold() != str(other).casefold():
+            return place
+    return ""
+
+
+def _measured_pool(choice: Choice, source: str, catalog: Catalog, *, replicas: int) -> Pool:
+    """Return a pool of a calibrated endpoint.
+
+    Raises:
+        InputError: the choice names something else than was measured, or a setting that cannot be moved.
+    """
+    from headway.perf import endpoint_pool, known_endpoint
+
+    found = known_endpoint(source)
+    if place := _against(choice, found, catalog):
+        raise InputError(f"the calibration {found.name} is of {_measured_words(found)}", place=place)
+    for name, value in choice.settings.items():
+        kind = _MOVABLE.get(name)
+        if kind is None:
+            raise InputError(
+                f"{name} is as the calibration {found.name} ran it", hint=f"may be set: {', '.join(_MOVABLE)}"
+            )
+        if type(value) is not kind or (kind is int and int(str(value)) < 1):
+            raise InputError(f"expected {'true or false' if kind is bool else 'a whole number above zero'}", place=name)
+    model, accelerator = catalog.model(found.model), catalog.accelerator(found.hardware)
+    return endpoint_pool(source, model, accelerator, replicas=replicas, **choice.settings)
+
+
+#: Settings that a calibration's step table covers as far as was measured.
+_MOVABLE: dict[str, type] = {"max_num_seqs": int, "max_num_batched_tokens": int, "enable_prefix_caching": bool}
+
+
+def _measured_words(found: EndpointCalibration) -> str:
+    formats = f"{found.weight_dtype} weights and {found.kv_dtype} KV"
+    return f"{found.engine}, {found.model} on TP{found.tp} {found.hardware}, {formats}"
 
 
 def _accelerator(choice: Choice, catalog: Catalog, scenario: Scenario | None) -> Accelerator:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         FloatColumn,
         Metric,
         Outcome,
+        Pool,
         Replica,
         Requests,
         Slo,
@@ -69,6 +70,7 @@ class Simulated:
     latencies_s: Mapping[Metric, FloatColumn] = field(
         repr=False, metadata={"document": False}
     )  # by request of the window, for pictures
+    beyond: tuple[str, ...]  # where it left what a calibration was measured on; empty without one
     trace: Trace = field(repr=False, metadata={"document": False})  # every request and what became of it
 
 
@@ -106,7 +108,7 @@ def simulate(
 
     if not 0 < rate_factor < math.inf:
         raise InputError(f"expected a factor above zero, got {rate_factor!r}", place="rate_factor")
-    known = read(scenario, trace=trace)
+    known = read(scenario, trace=trace, calibration=choice.calibration if choice else None)
     seed = known.seed if seed is None else seed
     arriving = traffic(known, requests=requests, rate_factor=rate_factor, seed=seed)
     deployment = _deployment(known, choice or Choice(), arriving, replicas, router or known.allow.routers[0])
@@ -114,7 +116,11 @@ def simulate(
 
 
 def read(
-    scenario: str | Path | Scenario, *, trace: str | Path | None = None, rate_per_s: float | None = None
+    scenario: str | Path | Scenario,
+    *,
+    trace: str | Path | None = None,
+    rate_per_s: float | None = None,
+    calibration: str | None = None,
 ) -> Scenario:
     """Return a scenario, from its file unless it has been read, under recorded traffic where a trace is given.
 
@@ -125,7 +131,11 @@ def read(
 
     if rate_per_s is not None and not 0 < rate_per_s < math.inf:
         raise InputError(f"expected a rate above zero, got {rate_per_s!r}", place="rate")
-    known = read_scenario(scenario) if isinstance(scenario, (str, Path)) else scenario
+    endpoints = () if calibration is None else (calibration,)
+    if isinstance(scenario, (str, Path)):
+        known = read_scenario(scenario, endpoints=endpoints)
+    else:
+        known = read_scenario(scenario.file, endpoints=endpoints) if endpoints else scenario
     if trace is not None:
         return with_trace(known, trace, rate_per_s=rate_per_s)
     return known if rate_per_s is None else known.with_workload(known.workload.at_rate(rate_per_s))
@@ -201,8 +211,22 @@ def run(
         steps=found.counters.steps,
         series=series,
         latencies_s=_inside(arriving, request_latencies(arriving, became)),
+        beyond=_beyond(pool, arriving, series),
         trace=_trace(arriving, found, became, scenario.workload.name),
     )
+
+
+def _beyond(pool: Pool, arriving: Requests, series: TimeSeries) -> tuple[str, ...]:
+    """Say where a simulation left what the pool's calibration was measured on."""
+    from headway.perf import endpoint_of, leaves
+
+    endpoint = endpoint_of(pool)
+    if endpoint is None:
+        return ()
+    served = arriving.isl_tokens + arriving.osl_tokens
+    longest = float(served[served <= pool.settings.max_model_len].max(initial=0))
+    batch = float(series.running.max(initial=0.0)) / pool.replicas
+    return tuple(leaves(endpoint, batch=batch, context_tokens=longest))
 
 
 #: Why a simulated request was not answered in full; the codes of `Measured.error`.

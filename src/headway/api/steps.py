@@ -66,6 +66,10 @@ def estimate(
     known = read_scenario(scenario) if scenario is not None else None
     catalog = known.catalog if known else load(*files)
     pool = build_pool(choice or Choice(), catalog=catalog, scenario=known)
+    if pool.calibration:
+        raise InputError(
+            "a calibrated endpoint has no operators to show", place="calibration", hint="`headway simulate` takes it"
+        )
     _check_batch(pool, decodes, context_tokens, chunks)
     constants = applied(pool)
     found = step(pool, Batch.of([context_tokens] * decodes, chunks), constants)

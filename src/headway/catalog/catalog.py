@@ -12,12 +12,13 @@ from headway.catalog.facts import DATA, Entry, dump_entry, read_sources, read_ta
 from headway.catalog.focus import is_focus, read_focus
 from headway.errors import InputError, nearest
 from headway.reading import read_yaml
+from headway.types import Accelerator, Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from headway.reading import Node
-    from headway.types import Accelerator, Engine, Link, Model, Price
+    from headway.types import Engine, Link, Price
 
 Noun = TypeVar("Noun")
 
@@ -29,20 +30,23 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "engines": (engines.FIELDS, engines.GROUPS),
 }
 
+_KINDS: dict[type, str] = {Accelerator: "accelerators", Model: "models"}
 
-def load(*user_files: str | Path) -> Catalog:
+
+def load(*user_files: str | Path, beside: Iterable[Accelerator | Model] = ()) -> Catalog:
     """Return the shipped catalogue with the user's own files over it.
 
     Args:
         user_files: YAML in the format of the shipped files (adds entries, or overrides figures of known ones), and
             CSV with prices: this project's columns, or a FOCUS 1.x export. Later files go over earlier ones.
+        beside: nouns that answer to their names where no entry does: what a calibration was measured on.
 
     Raises:
         InputError: a file is unreadable or says something wrong; file, line and key are named.
     """
     paths = [Path(file) for file in user_files]
     tables = [read_yaml(path) for path in paths if path.suffix.lower() != ".csv"]
-    catalog = Catalog(tables, [path for path in paths if path.suffix.lower() == ".csv"])
+    catalog = Catalog(tables, [path for path in paths if path.suffix.lower() == ".csv"], beside)
     catalog.check_user_entries()
     return catalog
 
@@ -50,7 +54,13 @@ def load(*user_files: str | Path) -> Catalog:
 class Catalog:
     """Facts by name. Tables are read when first asked for, nouns built when first asked for."""
 
-    def __init__(self, user_tables: Iterable[Node] = (), user_prices: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        user_tables: Iterable[Node] = (),
+        user_prices: Iterable[Path] = (),
+        beside: Iterable[Accelerator | Model] = (),
+    ) -> None:
+        self._beside = {(_KINDS[type(noun)], noun.name.casefold()): noun for noun in beside}
         self._user = [root.entries(("sources", *TABLES)) for root in user_tables]
         self._user_prices = tuple(user_prices)
         self._entries: dict[str, Mapping[str, Entry]] = {}
@@ -135,7 +145,9 @@ class Catalog:
     @property
     def accelerators(self) -> tuple[Accelerator, ...]:
         """All accelerators, in the order of the files."""
-        return tuple(self.accelerator(name) for name in self.entries("accelerators"))
+        beside = [noun for noun in self._beside.values() if isinstance(noun, Accelerator)]
+        names = dict.fromkeys((*self.entries("accelerators"), *(noun.name for noun in beside)))
+        return tuple(self.accelerator(name) for name in names)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -173,10 +185,7 @@ class Catalog:
         Raises:
             InputError: there is none; the nearest name is offered.
         """
-        entries = self.entries(kind)
-        if kind not in self._index:
-            self._index[kind] = _index(entries)
-        index = self._index[kind]
+        entries, index = self.entries(kind), self._indexed(kind)
         key = index.get(name.strip().casefold())
         if key is None:
             raise InputError(f"unknown {kind.removesuffix('s')} {name!r}", hint=nearest(name, (*entries, *index)))
@@ -206,10 +215,23 @@ class Catalog:
 
     # -- inside -------------------------------------------------------------------------------------
     def _noun(self, kind: str, name: str, build: Callable[[Entry], Noun]) -> Noun:
+        beside = self._found_beside(kind, name)
+        if beside is not None:
+            return beside  # type: ignore[return-value] # a noun of this kind
         entry = self.entry(kind, name)
         if (kind, entry.name) not in self._built:
             self._built[kind, entry.name] = build(entry)
         return self._built[kind, entry.name]  # type: ignore[return-value] # what `build` of this kind returned
+
+    def _found_beside(self, kind: str, name: str) -> Accelerator | Model | None:
+        """Return the noun given beside the entries, where no entry has the name."""
+        found = self._beside.get((kind, name.strip().casefold()))
+        return None if found is None or name.strip().casefold() in self._indexed(kind) else found
+
+    def _indexed(self, kind: str) -> dict[str, str]:
+        if kind not in self._index:
+            self._index[kind] = _index(self.entries(kind))
+        return self._index[kind]
 
     def _engine(self, key: str) -> Engine:
         return self._noun("engines", key, engines.build)
@@ -236,7 +258,8 @@ class Catalog:
         return prices.read_prices(path, rows, self._accelerator_name)
 
     def _accelerator_name(self, name: str) -> str:
-        return self.entry("accelerators", name).name
+        beside = self._found_beside("accelerators", name)
+        return beside.name if beside is not None else self.entry("accelerators", name).name
 
 
 @cache

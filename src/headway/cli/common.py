@@ -29,6 +29,9 @@ catalog_option = click.option(
     help="Your own facts or prices (YAML, CSV), over the shipped ones.",
 )
 seed_option = click.option("--seed", type=int, help="Seed of everything drawn; the same seed gives the same bytes.")
+calibration_option = click.option(
+    "--calibration", metavar="NAME|FILE", help="A calibrated endpoint in place of the physics: `headway calibrate`."
+)
 rate_option = click.option(
     "--rate",
     "rate_per_s",
@@ -66,6 +69,7 @@ _CHOICE_OPTIONS = (
     click.option("--weights", "weight_dtype", help="Number format of the weights; as published if left out."),
     click.option("--kv", "kv_dtype", default="bf16", show_default=True, help="Number format of the KV cache."),
     click.option("--curves", metavar="FILE|perfdb", help="Measured kernels, before headway's own: `calibrate ops`."),
+    calibration_option,
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An engine setting: max_num_seqs=256."),
 )
 

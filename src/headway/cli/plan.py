@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headway.cli.common import examples, json_option, out_option, rate_option, show, working, write_out
+from headway.cli.common import (
+    calibration_option,
+    examples,
+    json_option,
+    out_option,
+    rate_option,
+    show,
+    working,
+    write_out,
+)
 
 if TYPE_CHECKING:
     from headway.api.simulations import Simulated
@@ -27,9 +36,18 @@ if TYPE_CHECKING:
 @click.argument("scenario")
 @click.option("--trace", metavar="FILE", help="Recorded traffic in place of the scenario's.")
 @rate_option
+@calibration_option
 @out_option
 @json_option
-def command(scenario: str, trace: str | None, rate_per_s: float | None, out: str | None, *, as_json: bool) -> None:
+def command(
+    scenario: str,
+    trace: str | None,
+    rate_per_s: float | None,
+    calibration: str | None,
+    out: str | None,
+    *,
+    as_json: bool,
+) -> None:
     """Say what to deploy for a scenario.
 
     The answer is the cheapest fleet that meets every objective, with what it costs, what binds, what would change it,
@@ -39,7 +57,7 @@ def command(scenario: str, trace: str | None, rate_per_s: float | None, out: str
     from headway.api.simulations import read
     from headway.pictures.plans import plan_page
 
-    known = read(scenario, trace=trace, rate_per_s=rate_per_s)
+    known = read(scenario, trace=trace, rate_per_s=rate_per_s, calibration=calibration)
     with working("planning"):
         found = plan(known)
     commands = next_commands(found, scenario, trace, models=len(known.models))
@@ -67,12 +85,17 @@ def next_commands(found: Plan, scenario: str, trace: str | None, *, models: int 
     simulate = ["simulate", *source, *replica, *fleet, "--rate-factor", "3"]
     estimate = ["estimate", scenario, *replica, "--batch", "32"]
     price = ["price", pool.accelerator.name, "--gpus", str(deployment.gpus)]
-    return tuple(shlex.join(["headway", *words]) for words in (simulate, estimate, price))
+    runs = (simulate,) if pool.calibration else (simulate, estimate, price)
+    return tuple(shlex.join(["headway", *words]) for words in runs)
 
 
 def _replica_options(deployment: Deployment) -> list[str]:
     """The options that name one replica of a deployment; what is a default is left out."""
     pool = deployment.pools[0]
+    if pool.calibration:
+        movable = ("max_num_seqs", "max_num_batched_tokens")
+        sets = [w for name in movable for w in ("--set", f"{name}={getattr(pool.settings, name)}")]
+        return ["--calibration", pool.calibration, *sets]
     named = {
         "--accelerator": pool.accelerator.name,
         "--tp": str(pool.parallelism.tp) if pool.parallelism.tp > 1 else "",

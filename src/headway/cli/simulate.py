@@ -155,7 +155,9 @@ def _objective(found: Simulated, objective: Objective) -> tuple[str, ...]:
 
 
 def _figures(found: Simulated) -> Lines:
-    lines = (_counted(found), _carried(found.outcome), _used(found), _cached(found.outcome), *_priced(found.cost))
+    beyond = (f"warning: extrapolated: {one}" for one in found.beyond)
+    cost = _priced(found.cost)
+    lines = (_counted(found), _carried(found.outcome), _used(found), _cached(found.outcome), *cost, *beyond)
     return Lines(title="In all, simulated", lines=lines)
 
 

@@ -28,6 +28,16 @@ from headway.perf.breakdown import Batch, StepBreakdown, step
 from headway.perf.capacity import MemoryPlan, memory
 from headway.perf.constants import Calibration, calibration
 from headway.perf.endpoint import EndpointCalibration, StepTerms, term_names
+from headway.perf.endpoint_pools import (
+    beyond,
+    endpoint_of,
+    endpoint_pool,
+    is_called,
+    known_endpoint,
+    leaves,
+    measured_nouns,
+    unlike,
+)
 from headway.perf.endpoint_reader import calibration_folders, find_calibration, read_calibration
 from headway.perf.endpoint_steps import replica_of, step_table, terms_at
 from headway.perf.endpoint_writer import write_calibration
@@ -44,10 +54,18 @@ __all__ = [
     "StepBreakdown",
     "StepTerms",
     "applied",
+    "beyond",
+    "endpoint_of",
+    "endpoint_pool",
+    "known_endpoint",
+    "leaves",
+    "measured_nouns",
+    "unlike",
     "band",
     "calibration",
     "calibration_folders",
     "find_calibration",
+    "is_called",
     "lower",
     "memory",
     "own_curves",

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headway.errors import EvidenceError, InputError, nearest
 from headway.perf.corrections import era, group_name, shape
+from headway.perf.endpoint_pools import endpoint_band, endpoint_of
 from headway.perf.regions import REGIONS
 from headway.types import TAIL_FRAC, Band
 
@@ -94,6 +95,8 @@ def kind_of(metric: str, percentile_frac: float | None) -> str:
 
 def likeness_of(pool: Pool, fold: int | None = None) -> Likeness:
     """Return what was measured of a deployment's kind, one fold's groups left out."""
+    if pool.calibration:
+        return LIKENESSES[0]
     measured: Mapping[str, str] = stored()["measured"]
     for name, key in zip(LIKENESSES, kin(pool), strict=False):
         if any(at != str(fold) for at in measured.get(key, "")):
@@ -119,6 +122,8 @@ def band(
 ) -> Band:
     """Return the error band of one figure: the truth lies in it for a share `confidence_frac` of measurements.
 
+    A pool that names a calibrated endpoint has the bands of that calibration, where it has any.
+
     Args:
         metric: `ttft`, `tpot`, `itl`, `e2e`, `output_tokens_per_s`, `requests_per_s` or `total_tokens_per_s`.
         pool: what is deployed.
@@ -132,6 +137,10 @@ def band(
         EvidenceError: no residuals are known for that metric.
         InputError: no quantiles are stored for that confidence.
     """
+    endpoint = endpoint_of(pool)
+    own = endpoint and endpoint_band(endpoint, metric, percentile_frac, confidence_frac)
+    if own:
+        return own
     known = _known(fold)
     if metric not in known:
         metrics = [name for name in known if "|" not in name and "tail" not in name]

@@ -21,6 +21,8 @@ from headway.perf.applied import applied
 from headway.perf.breakdown import host_time_s, launch_floor_s, pad_tokens
 from headway.perf.capacity import memory
 from headway.perf.corrections import corrected
+from headway.perf.endpoint_pools import endpoint_of
+from headway.perf.endpoint_steps import replica_of
 from headway.perf.operators import Machine, Operator, machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
 from headway.types import Replica, StepTable
@@ -69,6 +71,8 @@ def lower(pool: Pool, calibration: Calibration | None = None) -> StepTable:
 def replica(pool: Pool, calibration: Calibration | None = None, *, context_tokens: int | None = None) -> Replica:
     """Return all the simulator needs of one replica: step times, KV blocks and the front end's time.
 
+    Where the pool names a calibrated endpoint, all three are the endpoint's.
+
     Args:
         pool: what is deployed.
         calibration: constants to use in place of the stored ones.
@@ -78,6 +82,9 @@ def replica(pool: Pool, calibration: Calibration | None = None, *, context_token
     Raises:
         InfeasibleError: it does not fit, or cannot be spread that way.
     """
+    endpoint = endpoint_of(pool) if calibration is None else None
+    if endpoint is not None:
+        return replica_of(endpoint, pool.settings)
     constants = calibration or applied(pool)
     return Replica(
         settings=pool.settings,

@@ -15,7 +15,8 @@ linear programme that packs the steps best, so the best β is the tightest such 
 
     replica-seconds  ≥  max over β of  max( α ΣD , γ ΣS ) + β ΣP + c ΣS + q ΣX
 
-What whole engines add or save (`perf.corrections`) scales all of these. f and d are evaluated on a grid; between two
+What whole engines add or save (`perf.corrections`) scales all of these; a calibrated endpoint's d, f, c and q are those
+of its own step table. f and d are evaluated on a grid; between two
 grid points the lower one stands for both, which keeps the bound sound as they rise. Percentiles: TPOT ≥ t + c · mean
 context; TTFT ≥ max(β P, ⌈P/B⌉ f(1)) + q P².
 """
@@ -23,10 +24,12 @@ context; TTFT ≥ max(β P, ⌈P/B⌉ f(1)) + q P².
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.perf import replica
 from headway.perf.operators import machine, sequence_operators, token_operators
 from headway.perf.shapes import attention_layers
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from headway.perf.operators import Machine
     from headway.planner.demand import Demand, Due
     from headway.planner.space import Option
-    from headway.types import FloatColumn, IntColumn, Objective, Slo
+    from headway.types import FloatColumn, IntColumn, Objective, Slo, StepTable
 
 #: shares of the largest β tried; the bound holds for each, and more of them only make it a little tighter
 _BETAS = np.array([0.0, 0.25, 0.5, 0.75, 0.9, 1.0])
@@ -51,13 +54,30 @@ class Floors:
     def __init__(self, options: list[Option]) -> None:
         most_tokens = max(o.pool.settings.max_num_batched_tokens for o in options)
         most_seqs = max(o.pool.settings.max_num_seqs for o in options)
-        on = machine(options[0].pool)
+        self._tokens = _grid(most_tokens)
+        self._seqs = np.arange(1, most_seqs + 1)
+        if options[0].pool.calibration:
+            settings = replace(options[0].pool.settings, max_num_seqs=most_seqs, max_num_batched_tokens=most_tokens)
+            self._take(replica(replace(options[0].pool, settings=settings)).step)
+        else:
+            self._compute(machine(options[0].pool))
+        self.least_s = float(min(self.decode_s[0], self.mixed_s[0]))
+        self._least_per_decode_s = np.minimum.accumulate(self.decode_s / self._seqs)
+        self._work: dict[int, tuple[FloatColumn, FloatColumn]] = {}
+        self._missed: dict[tuple[int, Slo], tuple[Objective, float] | None] = {}
+
+    def _take(self, table: StepTable) -> None:
+        """Take the steps of a calibrated endpoint as they are: they are what is simulated."""
+        self.context_s, self.pair_s = table.context_ps_per_token / 1e12, table.prefill_ps_per_pair / 1e12
+        self.mixed_s = (table.mixed_ps[self._tokens] + table.sequence_ps) / 1e12
+        self.decode_s = table.decode_ps[self._seqs] / 1e12
+
+    def _compute(self, on: Machine) -> None:
+        """Compute what the GPU's work takes at least."""
         rates = on.attention
         # the step table has these in whole picoseconds, rounded; the floor of either is no more
         base, batch, prefill = on.calibration.correction.factors
         self.context_s, self.pair_s = _down(batch * rates.context_s_per_token), _down(prefill * rates.pair_s)
-        self._tokens = _grid(most_tokens)
-        self._seqs = np.arange(1, most_seqs + 1)
         step_s = _step_s(on, np.concatenate([self._tokens, self._seqs]))
         head_s = _rows_s(on, np.concatenate([[1], self._seqs]) / on.shares)
         window = 2 * on.pool.model.sliding_window * rates.window_pair_s if _windowed(on) else 0.0
@@ -65,10 +85,6 @@ class Floors:
         decode_s = step_s[len(self._tokens) :] + head_s[1:]
         self.mixed_s = _corrected(step_s[: len(self._tokens)] + head_s[0] + prompt_s, decode_s[0], base, prefill)
         self.decode_s = _corrected(decode_s, decode_s[0], base, batch)
-        self.least_s = float(min(self.decode_s[0], self.mixed_s[0]))
-        self._least_per_decode_s = np.minimum.accumulate(self.decode_s / self._seqs)
-        self._work: dict[int, tuple[FloatColumn, FloatColumn]] = {}
-        self._missed: dict[tuple[int, Slo], tuple[Objective, float] | None] = {}
 
     def _duals(self, max_num_batched_tokens: int) -> tuple[FloatColumn, FloatColumn]:
         """Return (β tried, h(β)) under one token budget."""

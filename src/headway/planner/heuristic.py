@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.perf import replica
 from headway.perf.formats import KV_BYTES, WEIGHT_BYTES, compute_format
 from headway.planner.nouns import Step
 
@@ -56,6 +57,8 @@ def peaks_of(option: Option, context_tokens: float) -> Peaks:
     for each of the n = KV tokens / context sequences held (at most max_num_seqs).
     """
     pool = option.pool
+    if pool.calibration:
+        return _peaks_measured(option, context_tokens)
     model, accelerator, gpus = pool.model, pool.accelerator, pool.gpus
     flops_per_s = accelerator.peak_flops_per_s[compute_format(pool.weight_dtype, accelerator)] * gpus
     kv_tokens = float(option.blocks * pool.settings.block_size)
@@ -65,6 +68,19 @@ def peaks_of(option: Option, context_tokens: float) -> Peaks:
     return Peaks(
         compute_tokens_per_s=flops_per_s / (2.0 * model.params_active),
         bandwidth_tokens_per_s=batch * accelerator.hbm_bytes_per_s * gpus / step_bytes,
+        kv_tokens=kv_tokens,
+    )
+
+
+def _peaks_measured(option: Option, context_tokens: float) -> Peaks:
+    """Return the same of a calibrated endpoint: its fullest steps in place of a datasheet nobody has."""
+    pool, step = option.pool, replica(option.pool).step
+    kv_tokens = float(option.blocks * pool.settings.block_size)
+    batch = int(max(min(kv_tokens / context_tokens, pool.settings.max_num_seqs), 1.0))
+    decode_ps = float(step.decode_ps[batch]) + step.context_ps_per_token * batch * context_tokens
+    return Peaks(
+        compute_tokens_per_s=pool.settings.max_num_batched_tokens / (float(step.mixed_ps[-1]) / 1e12),
+        bandwidth_tokens_per_s=batch / (decode_ps / 1e12),
         kv_tokens=kv_tokens,
     )
 
@@ -123,6 +139,7 @@ def capacity_method(
     whole = max(math.ceil(kept - 1e-9), 1)
     at = max(o.percentile_frac for o in slo.objectives)
     isl, osl = (float(np.quantile(column, at)) for column in (requests.isl_tokens, requests.osl_tokens))
+    reached = "the calibrated endpoint's fullest steps" if option.pool.calibration else "datasheet peaks"
     each = ", ".join(f"{name} {value:.2f}" for name, value in needs.items())
     return (
         Step(
@@ -141,7 +158,7 @@ def capacity_method(
             name="theoretical minimum + 20 % tax",
             figure=least,
             unit="replicas",
-            how=f"{rate_per_s:.4g} req/s at datasheet peaks: {each}; the largest × {_TAX}",
+            how=f"{rate_per_s:.4g} req/s at {reached}: {each}; the largest × {_TAX}",
         ),
         Step(
             name="burst factor",

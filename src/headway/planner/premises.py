@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headway.metrics import COOL_DOWN_FRAC, WARM_UP_FRAC
+from headway.perf import endpoint_of
 from headway.scenario import Assumption
 
 if TYPE_CHECKING:
@@ -59,5 +60,20 @@ def premises(study: Study, best: Found) -> tuple[Assumption, ...]:
             name="scheduler",
             value=f"{shape.engine.title}, synchronous schedule",
             source="the simulator follows the V1 scheduler; steps overlap with the host as the engine's settings say",
+        ),
+        *_measured(best),
+    )
+
+
+def _measured(best: Found) -> tuple[Assumption, ...]:
+    """Say that a choice rests on a calibration, and not on the physics."""
+    found = endpoint_of(best.option.pool)
+    if found is None:
+        return ()
+    return (
+        Assumption(
+            name="step times",
+            value=f"of the calibration {found.name}, measured on {found.hardware}, {found.made}",
+            source=f"{best.option.pool.calibration}; KV blocks, front end and error bands are its too",
         ),
     )

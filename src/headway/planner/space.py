@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway.catalog import accepts, engine_settings
-from headway.errors import InfeasibleError
-from headway.perf import memory
+from headway.errors import InfeasibleError, InputError
+from headway.perf import beyond, endpoint_pool, is_called, known_endpoint, memory, unlike
 from headway.planner.nouns import Refusal
-from headway.types import Parallelism, Pool
+from headway.types import Engine, Parallelism, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from headway.perf import EndpointCalibration
     from headway.scenario import Scenario
-    from headway.types import Accelerator, Dtype, Engine, EngineSettings, Model, Price
+    from headway.types import Accelerator, Dtype, EngineSettings, Model, Price
 
 #: max_num_batched_tokens, max_num_seqs and enable_prefix_caching
 Swept = tuple[int, int, bool]
@@ -37,6 +38,7 @@ class Shape:
     kv_dtype: Dtype
     max_model_len: int
     price: Price
+    calibration: str = ""  # of the endpoint that it was measured on, in place of the physics
 
     def __str__(self) -> str:
         return f"{self.accelerator.name} {self.parallelism} {self.weight_dtype} KV {self.kv_dtype}"
@@ -88,6 +90,30 @@ def context_length(scenario: Scenario, model: Model, longest_tokens: int) -> int
     return min(model.max_position_embeddings, rounded)
 
 
+def _same(shape: Shape, measured: Shape) -> bool:
+    names = ("model", "accelerator", "parallelism", "weight_dtype", "kv_dtype")
+    return shape.engine.name == measured.engine.name and all(getattr(shape, n) == getattr(measured, n) for n in names)
+
+
+def _engine_measured(found: EndpointCalibration) -> Engine:
+    """Return the engine of an endpoint as it ran; what else it could run on or with was not measured."""
+    settings = found.settings
+    return Engine(
+        name=found.engine,
+        version=found.engine_version,
+        title=f"{found.engine} {found.engine_version}".rstrip(),
+        simulated=True,
+        vendors=(),
+        weight_dtypes={},
+        least_compute_capability={},
+        block_size=settings.block_size,
+        enable_prefix_caching=settings.enable_prefix_caching,
+        enable_chunked_prefill=settings.enable_chunked_prefill,
+        scheduler_reserve_full_isl=settings.scheduler_reserve_full_isl,
+        async_scheduling=settings.async_scheduling,
+    )
+
+
 class Space:
     """Walks what the scenario allows.
 
@@ -113,7 +139,11 @@ class Space:
     def shapes(self) -> Iterator[Shape]:
         """Walk the shapes that the engine runs, that the accelerator's node can hold, and that have a price."""
         allow = self._scenario.allow
+        measured = list(self._measured())
+        yield from measured
         for model, accelerator, engine in product(self._scenario.models, allow.accelerators, allow.engines):
+            if not accelerator.peak_flops_per_s:
+                continue  # nobody knows its datasheet: it is planned as it was measured
             dtypes = dict.fromkeys(model.weight_dtype if d == "published" else d for d in allow.precisions)
             for weight, kv, spread in product(dtypes, allow.kv_precisions, self._parallelisms(model)):
                 self.enumerated += len(self._swept) * len(allow.routers)
@@ -122,7 +152,7 @@ class Space:
                     example = f"{accelerator.name} {spread} {weight} KV {kv}"
                     self.refusals.add(reason, example, len(self._swept) * len(allow.routers))
                     continue
-                yield Shape(
+                shape = Shape(
                     model=model,
                     accelerator=accelerator,
                     engine=engine,
@@ -132,6 +162,41 @@ class Space:
                     max_model_len=context_length(self._scenario, model, self._longest_tokens),
                     price=self._prices[accelerator.name],
                 )
+                if not any(_same(shape, other) for other in measured):
+                    yield shape
+
+    def _measured(self) -> Iterator[Shape]:
+        """Walk the calibrated endpoints as shapes; what they are of is not planned by the physics too."""
+        for source in self._scenario.endpoints:
+            found = known_endpoint(source)
+            self.enumerated += len(self._swept_of(source)) * len(self._scenario.allow.routers)
+            model = next(one for one in self._scenario.models if is_called(one, found.model))
+            accelerator = next(one for one in self._scenario.allow.accelerators if is_called(one, found.hardware))
+            if accelerator.name not in self._prices:
+                self.refusals.add(f"no allowed price for {accelerator.name}", f"calibration {found.name}")
+                continue
+            pool = endpoint_pool(source, model, accelerator)
+            yield Shape(
+                model=model,
+                accelerator=accelerator,
+                engine=_engine_measured(found),
+                parallelism=pool.parallelism,
+                weight_dtype=pool.weight_dtype,
+                kv_dtype=pool.kv_dtype,
+                max_model_len=pool.settings.max_model_len,
+                price=self._prices[accelerator.name],
+                calibration=source,
+            )
+
+    def _swept_of(self, source: str) -> list[Swept]:
+        """Return the settings swept over an endpoint: those stated in the scenario, else those it ran with."""
+        allow, ran = self._scenario.allow, known_endpoint(source).settings
+        defaults = {one.name.removeprefix("allow.") for one in self._scenario.assumptions}
+
+        def choices(name: str) -> tuple[Any, ...]:
+            return (getattr(ran, name),) if name in defaults else getattr(allow, name)
+
+        return sorted(product(*map(choices, ("max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching"))))
 
     def _parallelisms(self, model: Model) -> Iterator[Parallelism]:
         allow = self._scenario.allow
@@ -151,6 +216,8 @@ class Space:
 
     def options(self, shape: Shape) -> list[Option]:
         """Return the candidates of one shape that fit in memory; those that do not are counted."""
+        if shape.calibration:
+            return list(self._endpoint_options(shape))
         able = [one for one in self._swept if one[1] <= one[0]]
         if len(able) < len(self._swept):
             left = (len(self._swept) - len(able)) * len(self._scenario.allow.routers)
@@ -166,6 +233,15 @@ class Space:
         pools = [self._pool(shape, *one) for one in able]
         routers = self._scenario.allow.routers
         return [Option(shape=shape, pool=pool, blocks=most, router=router) for pool in pools for router in routers]
+
+    def _endpoint_options(self, shape: Shape) -> Iterator[Option]:
+        found = known_endpoint(shape.calibration)
+        for tokens, seqs, caching in self._swept_of(shape.calibration):
+            if problem := beyond(seqs, tokens, found):
+                self.refusals.add(problem, f"{seqs} and {tokens}", len(self._scenario.allow.routers))
+                continue
+            for router in self._scenario.allow.routers:
+                yield self.option(shape, (tokens, seqs, caching), router)
 
     def _blocks(self, shape: Shape, swept: Swept, candidates: int) -> int | None:
         """Return the KV blocks under these settings; None where they do not fit, with so many candidates refused."""
@@ -184,9 +260,27 @@ class Space:
 
         Raises:
             InfeasibleError: it does not fit in memory, or the model cannot be spread that way.
+            InputError: it is not what a calibrated endpoint was measured on.
         """
+        if shape.calibration:
+            return self._endpoint_option(shape, swept, router)
         pool = self._pool(shape, *swept)
         return Option(shape=shape, pool=pool, blocks=memory(pool).sequence_blocks(self._context_tokens), router=router)
+
+    def _endpoint_option(self, shape: Shape, swept: Swept, router: str) -> Option:
+        found, (tokens, seqs, caching) = known_endpoint(shape.calibration), swept
+        pool = endpoint_pool(
+            shape.calibration,
+            shape.model,
+            shape.accelerator,
+            max_num_batched_tokens=tokens,
+            max_num_seqs=seqs,
+            enable_prefix_caching=caching,
+        )
+        asked = replace(pool, parallelism=shape.parallelism, weight_dtype=shape.weight_dtype, kv_dtype=shape.kv_dtype)
+        if problem := unlike(asked, found):
+            raise InputError(problem)
+        return Option(shape=shape, pool=pool, blocks=found.num_gpu_blocks, router=router)
 
     def _pool(self, shape: Shape, max_num_batched_tokens: int, max_num_seqs: int, caching: bool) -> Pool:  # noqa: FBT001 - the engine's own switch
         return Pool(

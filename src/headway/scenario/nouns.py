@@ -86,6 +86,7 @@ class Scenario:
     seed: int
     settings: Mapping[str, object] = field(default_factory=dict)
     curves: Mapping[str, str] = field(default_factory=dict)  # by accelerator's name: what goes before headway's own
+    endpoints: tuple[str, ...] = ()  # calibrations of endpoints, by name or file: they go before the physics
     assumptions: tuple[Assumption, ...] = ()
 
     @property

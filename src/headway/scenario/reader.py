@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from headway.catalog.prices import TERMS
 from headway.errors import InputError, nearest
 from headway.reading import parse_yaml, read_yaml
+from headway.scenario.calibrated import CalibrationParts
 from headway.scenario.nouns import Allow, Assumption, Policy, PriceTerms, Scenario
 from headway.scenario.sections import Section
 from headway.types import METRICS, Dtype, Objective, Slo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeVar
 
     from headway.catalog import Catalog
@@ -70,12 +71,13 @@ _SURVIVE = re.compile(r"(\d{1,4})\s+(node|replica)s?")
 _MOST_GPUS = 1024
 
 
-def read_scenario(path: str | Path, *, catalog: Catalog | None = None) -> Scenario:
+def read_scenario(path: str | Path, *, catalog: Catalog | None = None, endpoints: Sequence[str] = ()) -> Scenario:
     """Read a scenario file.
 
     Args:
         path: YAML as docs/reference/scenario describes it; paths inside are relative to its folder.
         catalog: the catalogue to resolve names in, in place of the shipped one with the scenario's own files over it.
+        endpoints: calibrations of endpoints by name or file, in place of the scenario's own.
 
     Raises:
         InputError: anything in it is wrong; file, line and key path are named, and the nearest known word.
@@ -85,12 +87,14 @@ def read_scenario(path: str | Path, *, catalog: Catalog | None = None) -> Scenar
     top = Section("", root, KEYS, ledger)
     _check_format(root, top)
     prices = Section("prices", top.find("prices"), PRICE_KEYS, ledger)
-    known = catalog if catalog is not None else _load_catalog(Path(path).parent, top, prices)
+    parts = CalibrationParts(top.find("calibration"), Path(path).parent, endpoints)
+    known = catalog if catalog is not None else _load_catalog(Path(path).parent, top, prices, parts.nouns())
     terms = _prices(prices)
     allow = _allow(Section("allow", top.find("allow"), ALLOW_KEYS, ledger), known, terms, ledger)
+    models = _models(_need(root, top, "model"), known)
     return Scenario(
         file=str(path),
-        models=_models(_need(root, top, "model"), known),
+        models=models,
         workload=_workload(_need(root, top, "workload")),
         slo=_slo(_need(root, top, "slo"), ledger),
         allow=allow,
@@ -99,7 +103,8 @@ def read_scenario(path: str | Path, *, catalog: Catalog | None = None) -> Scenar
         catalog=known,
         seed=top.get("seed").integer(least=0, most=2**63 - 1),
         settings=_settings(top.find("settings")),
-        curves=_curves(top.find("calibration"), Path(path).parent, allow.accelerators, ledger),
+        curves=parts.curves(allow.accelerators, ledger),
+        endpoints=parts.endpoints(models, allow.accelerators, ledger),
         assumptions=tuple(ledger),
     )
 
@@ -132,11 +137,11 @@ def _check_format(root: Node, top: Section) -> None:
         version.fail(f"scenario format {version.text()} is not known", f"this version reads format {FORMAT}")
 
 
-def _load_catalog(folder: Path, top: Section, prices: Section) -> Catalog:
+def _load_catalog(folder: Path, top: Section, prices: Section, beside: Iterable[Accelerator | Model]) -> Catalog:
     from headway.catalog import load
 
     nodes = [*(node.items() if (node := top.find("catalog")) else ()), *((n,) if (n := prices.find("file")) else ())]
-    return load(*(folder / node.text() for node in nodes))
+    return load(*(folder / node.text() for node in nodes), beside=beside)
 
 
 def _named(node: Node, find: Callable[[str], Noun]) -> Noun:
@@ -299,28 +304,4 @@ def _settings(node: Node | None) -> dict[str, object]:
         if key not in SETTINGS:
             value.fail("this setting is swept", f"write it as a list under allow.{key}")
         found[key] = SETTINGS[key](value)
-    return found
-
-
-def _curves(
-    node: Node | None, folder: Path, accelerators: tuple[Accelerator, ...], ledger: list[Assumption]
-) -> dict[str, str]:
-    """Return the source of curves of each accelerator allowed that it has curves of."""
-    if node is None:
-        return {}
-    from headway.perf import PERFDB, own_curves
-
-    named = node.entries(("curves",)).get("curves") or node.fail("expected {curves: FILE}, or {curves: perfdb}")
-    source = named.text() if named.text() == PERFDB else str(folder / named.text())
-    found, refusals = {}, list[InputError]()
-    for accelerator in accelerators:
-        try:
-            origins = sorted({curve.provenance.source for curve in own_curves(source, accelerator).values()})
-        except InputError as error:
-            refusals.append(error)
-            continue
-        found[accelerator.name] = source
-        ledger.append(Assumption(name=f"curves of {accelerator.name}", value=named.text(), source="; ".join(origins)))
-    if not found:
-        raise refusals[0]
     return found
