@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from headway.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Key:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from headway.types import EngineSettings, FloatColumn, Requests
+    from headway.types import EngineSettings, FloatColumn, IntColumn, Requests
     from headway.workload.trace import Trace
 
 #: Why a request was not answered in full; position 0 is: it was. The codes of `Measured.error`.
@@ -16,7 +16,7 @@ ERRORS = (
     "",
     "refused",  # nobody listens
     "tls",  # the certificate or the handshake
-    "dns",
+    "redirected",  # the server points elsewhere; not followed
     "connection",  # broken while sending, or before the first byte of an answer
     "status-4xx",
     "status-429",
@@ -114,6 +114,7 @@ class ClientReport:
     retried: int
     clock_jump_s: float
     limited: bool
+    coalesced: int = 0  # chunks with tokens that came in one read with the one before: the gap between them reads 0
     interrupted: str = ""  # why the run ended before all was sent; empty: it did not
     warnings: tuple[str, ...] = ()
 
@@ -158,3 +159,6 @@ class Sent:
     client: ClientReport
     scrape: Scrape | None
     started: str
+    rows: (
+        IntColumn  # of `load.requests`, for each row of the trace: a turn that waited for the one before arrived later
+    )

@@ -1,0 +1,116 @@
+"""What the stream of an answer says: which chunks are tokens, when they came, the usage block, and what went wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from headway.probe.sse import events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Parts of a chat chunk that are output.
+_SAID = ("content", "reasoning_content", "reasoning", "tool_calls", "refusal")
+#: Events read at a stretch: about half a millisecond, so that nothing that is due waits longer.
+SLICE = 64
+
+
+@dataclass(slots=True)
+class Reading:
+    """One answer.
+
+    `ends` are the positions in the stream at which the chunks with tokens were complete; `code` and `message` say what
+    went wrong inside the stream. Counts are -1 where the server did not say.
+    """
+
+    ends: list[int] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    input_tokens: int = -1
+    output_tokens: int = -1
+    cached_tokens: int = -1
+    finished: bool = False  # it said so: a finish reason, or [DONE]
+    code: str = ""
+    message: str = ""
+
+    def slices(self, raw: bytes) -> Iterator[None]:
+        """Read a stream to its end or its first error; pauses every `SLICE` events."""
+        for number, (end, data) in enumerate(events(raw), start=1):
+            if data == b"[DONE]":
+                self.finished = True
+                return
+            self._chunk(end, data)
+            if self.code:
+                if self.code == "malformed" and end == len(raw):
+                    self.code = self.message = ""  # no empty line behind it: it was cut off
+                return
+            if number % SLICE == 0:
+                yield
+
+    def _chunk(self, end: int, data: bytes) -> None:
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            chunk = None
+        if not isinstance(chunk, dict):
+            self.code, self.message = "malformed", f"no JSON object: {data[:80]!r}"
+        elif chunk.get("error"):
+            self.code, self.message = "server-error", said(chunk)
+        elif not isinstance(chunk.get("choices", []), list):
+            self.code, self.message = "malformed", "`choices` is no list"
+        else:
+            try:
+                self._take(end, chunk)
+            except (AttributeError, TypeError, ValueError) as error:
+                self.code, self.message = "malformed", str(error)
+
+    def _take(self, end: int, chunk: dict[str, Any]) -> None:
+        tokens = False
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta")
+            said_here = choice.get("text") if delta is None else delta.get("content")
+            ids = choice.get("token_ids") or ()
+            self.text.append(said_here or "")
+            self.token_ids.extend(int(token) for token in ids)
+            self.finished |= choice.get("finish_reason") is not None
+            tokens |= bool(ids) or _is_token(choice)
+        if tokens:
+            self.ends.append(end)
+        self._usage(chunk.get("usage") or {}, chunk.get("timings") or {})
+
+    def _usage(self, usage: dict[str, Any], timings: dict[str, Any]) -> None:
+        """Take the counts of a usage block; of llama-server's timings what it lacks."""
+        if timings and "completion_tokens" not in usage:
+            cached = int(timings.get("cache_n", 0))
+            self.input_tokens, self.cached_tokens = int(timings.get("prompt_n", -1 - cached)) + cached, cached
+            self.output_tokens = int(timings.get("predicted_n", -1))
+        if usage:
+            self.input_tokens = int(usage.get("prompt_tokens", self.input_tokens))
+            self.output_tokens = int(usage.get("completion_tokens", self.output_tokens))
+            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+            self.cached_tokens = self.cached_tokens if cached is None else int(cached)
+
+
+def _is_token(choice: dict[str, Any]) -> bool:
+    """Whether a chunk holds output.
+
+    An empty text counts where the stream goes on: it is a token whose characters are not complete. Not so the role
+    with which a chat begins, nor an end without a text.
+    """
+    delta = choice.get("delta")
+    ended = choice.get("finish_reason") is not None
+    if delta is None:
+        return bool(choice["text"]) or not ended
+    if any(delta.get(name) for name in _SAID):
+        return True
+    return not ended and "role" not in delta and any(delta.get(name) == "" for name in _SAID)
+
+
+def said(answer: object) -> str:
+    """Return the server's own words in an error answer, on one line of bounded length."""
+    words = answer.get("error", answer) if isinstance(answer, dict) else answer
+    if isinstance(words, dict):
+        words = words.get("message", words)
+    return " ".join(str(words).split())[:200]
