@@ -51,7 +51,7 @@ def calibration_text(calibration: EndpointCalibration) -> str:
 
 def _lines(found: EndpointCalibration) -> Iterator[str]:
     yield "# A calibration of one endpoint: what its engine's steps take, fitted to what it did, and how sure that is."
-    yield f"# headway simulate --calibration {found.name} …; headway plan --calibration {found.name} …"
+    yield f"# headway simulate --calibration {_text(found.name)} …; headway plan --calibration {_text(found.name)} …"
     yield f"headway_calibration: {FORMAT}"
     yield f"name: {_text(found.name)}"
     yield f"made: {_text(found.made)}"
