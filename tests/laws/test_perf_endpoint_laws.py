@@ -72,6 +72,7 @@ def calibrations(draw: st.DrawFn) -> EndpointCalibration:
         terms=tuple(known),
         covariance=tuple(tuple(row) for row in whole.tolist()),
         drift_log_sd=draw(st.floats(0.0, 1.0)),
+        misfit_log_sd=draw(st.dictionaries(st.sampled_from(METRICS), st.floats(0.0, 1.0))),
         not_identified=draw(st.dictionaries(st.sampled_from(SCALARS), TEXTS, max_size=2)),
     )
     texts = {key: draw(TEXTS) for key in ("name", "engine", "engine_version", "model", "hardware")}

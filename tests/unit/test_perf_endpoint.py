@@ -14,6 +14,7 @@ from headway.catalog import load
 from headway.errors import InputError
 from headway.perf import find_calibration, read_calibration, replica, write_calibration
 from headway.perf.bands import band, unsafe_frac
+from headway.planner.study import Study
 from headway.scenario import read_scenario
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -177,3 +178,22 @@ def test_settings_beyond_what_was_measured_are_refused_and_counted(tmp_path: Pat
     found = api.plan(path)
     assert found.chosen.deployment.pools[0].settings.max_num_seqs <= 8
     assert any("max_num_seqs beyond the 8" in one.reason for one in found.search.refused)
+
+
+def test_what_was_measured_replaces_the_physics_of_the_same_deployment_alone(tmp_path: Path) -> None:
+    known = read_calibration(SAMPLE)
+    path = tmp_path / "l40s.yaml"
+    settings = dataclasses.replace(known.settings, engine="vllm", own=None, max_num_seqs=64, block_size=16)
+    quick = {at: seconds / 100 for at, seconds in known.terms.mixed_s.items()}
+    terms = dataclasses.replace(known.terms, mixed_s=quick)
+    on = {"engine": "vllm", "hardware": "l40s", "weight_dtype": "bf16", "settings": settings, "terms": terms}
+    write_calibration(path, dataclasses.replace(known, **on))
+    text = (EXAMPLES / "calibrated.yaml").read_text(encoding="utf-8")
+    mixed = text.replace("[cpu-1-thread]", "[l40s]\n  precisions: [bf16, fp8]").replace(
+        "file: calibrations/prices.csv, ", ""
+    )
+    scenario = tmp_path / "mixed.yaml"
+    scenario.write_text(mixed.replace("calibrations/llama-cpu.yaml", str(path)), encoding="utf-8")
+    space = Study(read_scenario(scenario)).space
+    found = {(shape.weight_dtype, bool(shape.calibration)) for shape in space.shapes() if shape.parallelism.tp == 1}
+    assert found == {("bf16", True), ("fp8", False)}
