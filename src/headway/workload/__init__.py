@@ -32,7 +32,12 @@ _PUBLIC = {
     "describe": "description",
     "read_trace": "readers",
     "write_trace": "columnar",
+    # results of runs
+    "RunAbout": "writer_results",
+    "Summary": "summaries",
+    "read_summary": "summaries",
     "served_of": "served",
+    "write_result": "writer_results",
 }
 
 __all__ = list(_PUBLIC)

@@ -71,7 +71,7 @@ def read_vllm_bench(source: Source, options: ReadOptions) -> Rows:
     rate they count as waiting. The lengths asked for are in files that headway wrote only. A file that
     `--append-result` grew holds one result per line: `part` says which.
     """
-    result = _vllm_result(source, options)
+    result = vllm_result(source, options)
     if "input_lens" not in result:
         source.fail("no requests in it, only their summary", hint="run vllm bench serve with --save-detailed")
     lists = {key: _list(source, result, key, optional=key not in {"input_lens", "output_lens"}) for key in _VLLM_LISTS}
@@ -142,7 +142,12 @@ _VLLM_LISTS = (
 )
 
 
-def _vllm_result(source: Source, options: ReadOptions) -> dict[str, Any]:
+def vllm_result(source: Source, options: ReadOptions) -> dict[str, Any]:
+    """Return the result asked for, of a file with one JSON object or one per line.
+
+    Raises:
+        InputError: there is none, or it is no object.
+    """
     try:
         results = [(parse_json(line), f"line {number}") for number, line in source.lines()]
     except ValueError:

@@ -166,7 +166,7 @@ def recognise(source: Source) -> str:
     Raises:
         InputError: none of the known ones.
     """
-    head = _look(source)
+    head = look(source)
     name = next((name for name, form in FORMATS.items() if form.recognises(head)), None)
     if name is None:
         for matches, problem in _NOT_TRACES:
@@ -176,7 +176,8 @@ def recognise(source: Source) -> str:
     return name
 
 
-def _look(source: Source) -> Head:
+def look(source: Source) -> Head:
+    """Return what the beginning of a file shows."""
     line = source.head()
     return Head(keys=_keys(source, line), header=frozenset(source.header()), magic=line[:512])
 
