@@ -53,6 +53,7 @@ class Observed:
         restarted_s: when the server was found restarted; what it counted since the scrape before is lost.
         increases: by counter.
         means: by gauge, over time.
+        changes: by gauge, from the first scrape to the last.
         distributions: by histogram.
     """
 
@@ -62,6 +63,7 @@ class Observed:
     restarted_s: tuple[float, ...]
     increases: Mapping[str, float]
     means: Mapping[str, float]
+    changes: Mapping[str, float]
     distributions: Mapping[str, Distribution]
 
     def per_s(self, counter: str) -> float:
@@ -99,13 +101,17 @@ def observed(scrape: Scrape, start_s: float = -math.inf, end_s: float = math.inf
     part = slice(int(inside[0]), int(inside[-1]) + 1)
     time_s = scrape.time_s[part]
     kinds = {name: table().signals[name].kind for name in scrape.values}
+    gauges = {n: v for n, v in scrape.values.items() if kinds[n] == "gauge" and n != "started"}
     return Observed(
         start_s=float(time_s[0]),
         end_s=float(time_s[-1]),
         scrapes=len(time_s),
         restarted_s=tuple(t for t in restarted_s(scrape) if time_s[0] < t <= time_s[-1]),
         increases={n: float(increase(v[part])) for n, v in scrape.values.items() if kinds[n] == "counter"},
-        means={n: _mean(time_s, v[part]) for n, v in scrape.values.items() if kinds[n] == "gauge" and n != "started"},
+        means={n: _mean(time_s, v[part]) for n, v in gauges.items()},
+        changes={
+            n: float(known[-1] - known[0]) for n, v in gauges.items() if len(known := v[part][~np.isnan(v[part])])
+        },
         distributions={
             n: distribution(bounds, increase(counts[part]), float(increase(totals[part])))
             for n, (bounds, counts, totals) in scrape.histograms.items()
@@ -182,7 +188,8 @@ def quantile(bounds: FloatColumn, cumulative: FloatColumn, frac: float) -> Bound
         return Bounds(low, low, math.inf)
     below = float(cumulative[at - 1]) if at else 0.0
     high = float(bounds[at])
-    return Bounds(low, low + (high - low) * (rank - below) / (float(cumulative[at]) - below), high)
+    share = (rank - below) / (float(cumulative[at]) - below)
+    return Bounds(low, min(low + (high - low) * share, high), high)
 
 
 class Beside(NamedTuple):

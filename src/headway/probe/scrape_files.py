@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import urllib.parse
@@ -31,10 +32,18 @@ def write_scrape(scrape: Scrape, path: Path) -> None:
     """Write a scrape as Parquet, long form; the file appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pl.DataFrame(rows_of(scrape), schema=SCHEMA).write_parquet(temporary)
+        temporary.write_bytes(scrape_bytes(scrape))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def scrape_bytes(scrape: Scrape) -> bytes:
+    """Return what `write_scrape` writes."""
+    packed = io.BytesIO()
+    pl.DataFrame(rows_of(scrape), schema=SCHEMA).write_parquet(packed)
+    written: bytes = packed.getvalue()
+    return written
 
 
 def read_scrape(path: Path) -> Scrape:

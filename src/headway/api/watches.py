@@ -1,0 +1,185 @@
+"""`watch`: does a calibration still hold for the server it was made of?"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headway.errors import EvidenceError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from headway.calibration.watching import Detector, Expectation, Traffic
+    from headway.perf.endpoint import EndpointCalibration
+    from headway.probe.keys import Key
+    from headway.probe.nouns import Scrape
+
+WINDOW_S = 60.0
+#: Scrapes of one window.
+_SCRAPES = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedWindow:
+    """One window.
+
+    Attributes:
+        began: UTC.
+        traffic: None where the window said nothing; why stands in `note`.
+        figures: by name: seconds, and requests in flight.
+        state: `holds`, `drifting`, `drifted since HH:MM:SS`.
+        part: which part of the model it looks like.
+        note: what is to be known of it.
+    """
+
+    began: str
+    traffic: Traffic | None
+    figures: Mapping[str, Expectation]
+    state: str
+    part: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """All that was watched.
+
+    Attributes:
+        calibration: its name.
+        drifted: whether it no longer holds.
+        windows: in order of time.
+        assumed: what the comparison takes for granted.
+    """
+
+    calibration: str
+    drifted: bool
+    windows: tuple[WatchedWindow, ...]
+    assumed: tuple[str, ...]
+
+
+ASSUMED = (
+    "requests arrive as a Poisson process at the window's rate",
+    "cached tokens of prompts cost nothing",
+    "lengths are spread as the engine's histograms say, or equal where it has none",
+    "the front end's time is left out: the server's own times are compared",
+)
+
+
+def watch(
+    calibration: str | Path,
+    *,
+    url: str | None = None,
+    prometheus: str | None = None,
+    selector: str = "",
+    window_s: float = WINDOW_S,
+    windows: int | None = None,
+    osl_tokens: float | None = None,
+    tolerance_frac: float = 0.1,
+    windows_per_false_alarm: float = 1000.0,
+    key: Key | None = None,
+    told: Callable[[WatchedWindow], None] = lambda _window: None,
+) -> Watch:
+    """Compare a server's own metrics, window by window, with what its calibration expects.
+
+    Args:
+        calibration: its name or file.
+        url: of the server, whose `/metrics` are scraped; or else
+        prometheus: of a Prometheus server that scrapes it.
+        selector: label matchers in PromQL that pick the server there.
+        window_s: length of a window.
+        windows: how many; None: until interrupted.
+        osl_tokens: mean output length, for llama-server, which counts no requests.
+        tolerance_frac: a figure off by less is in order.
+        windows_per_false_alarm: on average, at least.
+        key: sent as a bearer token.
+        told: each window as it ends.
+
+    Raises:
+        InputError: no calibration, not exactly one of `url` and `prometheus`, or an argument out of range.
+        EvidenceError: the server has no metrics of an engine.
+    """
+    from headway.calibration.watching import Detector
+    from headway.perf.endpoint_reader import read_calibration
+
+    if (url is None) == (prometheus is None):
+        raise InputError("say where the metrics are: exactly one of url and prometheus", place="url")
+    for name, value in (("window", window_s), ("tolerance", tolerance_frac), ("false alarm", windows_per_false_alarm)):
+        if not value > 0:
+            raise InputError(f"expected a number above 0, got {value:g}", place=name)
+    known = read_calibration(calibration)
+    detector, seen = Detector(tolerance_frac, windows_per_false_alarm), list[WatchedWindow]()
+    try:
+        while windows is None or len(seen) < windows:
+            began = dt.datetime.now(dt.UTC).strftime("%H:%M:%S")
+            scrape = _live(url, window_s, key) if url else _asked(str(prometheus), window_s, selector, key)
+            seen.append(_judged(scrape, known, detector, began, osl_tokens, seed=len(seen)))
+            told(seen[-1])
+    except KeyboardInterrupt:
+        pass
+    return Watch(calibration=known.name, drifted=bool(detector.drifted), windows=tuple(seen), assumed=ASSUMED)
+
+
+def _judged(
+    scrape: Scrape,
+    known: EndpointCalibration,
+    detector: Detector,
+    began: str,
+    osl_tokens: float | None,
+    *,
+    seed: int,
+) -> WatchedWindow:
+    """Hold a window against the calibration."""
+    from headway.calibration.watching import LEAST_REQUESTS, expect, traffic_of
+    from headway.probe.observed import observed
+
+    traffic: Traffic | None = None
+    figures: Mapping[str, Expectation] = {}
+    note = ""
+    try:
+        seen = observed(scrape)
+    except EvidenceError as error:
+        note = str(error)
+    else:
+        found = traffic_of(seen, osl_tokens)
+        if seen.restarted_s:
+            note = "the server was restarted within the window: left out"
+        elif found.requests < LEAST_REQUESTS or not found.ended:
+            note = f"{found.requests} requests came, {found.ended} ended: too few to judge"
+        else:
+            traffic, figures = found, expect(known, seen, found, seed=1000 * seed)
+            detector.take(figures, began)
+    return WatchedWindow(
+        began=began, traffic=traffic, figures=figures, state=detector.state, part=detector.part, note=note
+    )
+
+
+def _live(url: str, window_s: float, key: Key | None) -> Scrape:
+    from headway.probe.scrape import Scraper
+
+    scraper = Scraper(url, interval_s=max(window_s / _SCRAPES, 0.1), key=key)
+
+    async def window() -> Scrape | None:
+        ended, start_s = asyncio.Event(), time.perf_counter()
+        task = asyncio.create_task(scraper(lambda: time.perf_counter() - start_s, ended))
+        await asyncio.wait([task], timeout=window_s)
+        ended.set()
+        return await task
+
+    found = asyncio.run(window())
+    if found is None:
+        why = "; ".join(scraper.problems) or f"{scraper.url} has no metrics of a known engine"
+        raise EvidenceError(why)
+    return found
+
+
+def _asked(url: str, window_s: float, selector: str, key: Key | None) -> Scrape:
+    from headway.probe.scrape_files import from_prometheus
+
+    time.sleep(window_s)
+    end_s = time.time()
+    return from_prometheus(url, end_s - window_s, end_s, window_s / _SCRAPES, selector=selector, key=key)

@@ -1,0 +1,120 @@
+"""`headway watch`: its options, and a line for each window."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from headway.cli.common import duration, emit, examples
+
+if TYPE_CHECKING:
+    from headway.api.watches import WatchedWindow
+    from headway.probe.keys import Key
+
+
+@click.command(
+    "watch",
+    epilog=examples(
+        "headway watch --calibration my-gpu --url http://127.0.0.1:8000",
+        "headway watch --calibration my-gpu --prometheus http://127.0.0.1:9090 --selector 'job=\"llm\"' --once --check",
+    ),
+)
+@click.option("--calibration", required=True, metavar="NAME|FILE", help="What the server is held to.")
+@click.option("--url", help="Of the server; its /metrics are scraped.")
+@click.option("--prometheus", metavar="URL", help="Of a Prometheus server that scrapes it, in place of --url.")
+@click.option("--selector", default="", metavar="MATCHERS", help="Labels that pick the server there: 'job=\"llm\"'.")
+@click.option("--window", "window_s", callback=duration, default="60 s", show_default=True, help="Length of a window.")
+@click.option("--windows", type=int, help="So many windows; until Ctrl-C if left out.")
+@click.option("--once", is_flag=True, help="One window.")
+@click.option("--osl", "osl_tokens", type=float, help="Mean output tokens, for llama-server: it counts no requests.")
+@click.option(
+    "--tolerance", "tolerance_frac", type=float, default=0.1, show_default=True, help="Off by less is in order."
+)
+@click.option(
+    "--false-alarm-windows",
+    "windows_per_false_alarm",
+    type=float,
+    default=1000,
+    show_default=True,
+    help="Windows between two false alarms, on average, at least.",
+)
+@click.option("--key-env", metavar="VARIABLE", help="The environment variable with the API key.")
+@click.option("--key-file", metavar="FILE", help="The file with the API key.")
+@click.option("--check", is_flag=True, help="Exit with 1 where the calibration has drifted.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document per window, one a line.")
+def command(
+    calibration: str,
+    url: str | None,
+    prometheus: str | None,
+    selector: str,
+    window_s: float,
+    windows: int | None,
+    osl_tokens: float | None,
+    tolerance_frac: float,
+    windows_per_false_alarm: float,
+    key_env: str | None,
+    key_file: str | None,
+    *,
+    once: bool,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Compare a server's own metrics, window by window, with what its calibration expects.
+
+    Each window's traffic is simulated with the calibration's terms; a sequential rule with a stated rate of false
+    alarms says `holds`, `drifting` or `drifted since`, and which part of the model it looks like.
+    """
+    from headway.api import watch
+
+    found = watch(
+        calibration,
+        url=url,
+        prometheus=prometheus,
+        selector=selector,
+        window_s=window_s,
+        windows=1 if once else windows,
+        osl_tokens=osl_tokens,
+        tolerance_frac=tolerance_frac,
+        windows_per_false_alarm=windows_per_false_alarm,
+        key=_key(key_env, key_file),
+        told=_as_json if as_json else lambda window: emit(_line(window)),
+    )
+    if found.drifted and not as_json:
+        emit(f"recalibrate: headway calibrate endpoint{f' --url {url}' if url else ''} --name {found.calibration}\n")
+    if found.drifted and check:
+        click.get_current_context().exit(1)
+
+
+def _key(variable: str | None, file: str | None) -> Key | None:
+    from headway.probe.keys import Key
+
+    if variable:
+        return Key.from_environment(variable)
+    return Key.from_file(Path(file)) if file else None
+
+
+def _as_json(window: WatchedWindow) -> None:
+    from headway.api.documents import document
+
+    emit(json.dumps(document("watch window", window)) + "\n")
+
+
+def _line(window: WatchedWindow) -> str:
+    """Return a window as a line, and one below it for each figure."""
+    head = f"{window.began}  {window.state}{f' ({window.part})' if window.part else ''}"
+    if window.traffic is None:
+        return f"{head}  {window.note}\n"
+    load = window.traffic
+    lengths = f"ISL {load.isl_tokens:.0f} ({load.cached_frac:.0%} cached), OSL {load.osl_tokens:.0f}"
+    lines = [f"{head}  {load.requests} requests, {load.per_s:.3g}/s, {lengths}"]
+    for name, one in window.figures.items():
+        factor, unit = (1.0, "") if name == "in_flight" else (1e3, " ms")
+        low, high = one.low * factor, one.high * factor
+        lines.append(
+            f"    {name:<9} measured {one.measured * factor:.4g}{unit}, expected {one.expected * factor:.4g}{unit} "
+            f"(90 %: {low:.4g} to {high:.4g}), {one.measured / one.expected - 1:+.0%}"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,139 @@
+"""A calibration held against windows: what is expected, and the rule that says it has drifted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from headway.calibration.watching import Detector, Expectation, Traffic, expect, measured_of, traffic_of
+from headway.errors import InputError
+from headway.perf.endpoint import EndpointCalibration, StepTerms, Uncertainty
+from headway.probe.observed import Observed, distribution
+from headway.types import EngineSettings
+
+TERMS = StepTerms(
+    decode_s={1: 0.010, 4: 0.016, 8: 0.024},
+    mixed_s={1: 0.010, 512: 0.2},
+    context_s_per_token=1e-8,
+    prefill_s_per_pair=0.0,
+    prefill_context_s_per_token=0.0,
+    sequence_s=0.0,
+    frontend_s=0.001,
+)
+
+
+def calibration(terms: StepTerms = TERMS) -> EndpointCalibration:
+    return EndpointCalibration(
+        name="here",
+        made="2026-11-21",
+        engine="vllm",
+        engine_version="0.32.0",
+        model="m",
+        hardware="cpu",
+        tp=1,
+        weight_dtype="bf16",
+        kv_dtype="bf16",
+        settings=EngineSettings(
+            max_num_seqs=8, max_num_batched_tokens=512, max_model_len=1024, gpu_memory_utilization=0.9
+        ),
+        num_gpu_blocks=1000,
+        terms=terms,
+        uncertainty=Uncertainty(terms=("decode_s.1",), covariance=((1e-4,),), drift_log_sd=0.02),
+        bands_frac={},
+        valid={},
+        runs=(),
+    )
+
+
+def window(**increases: float) -> Observed:
+    return Observed(
+        start_s=0.0,
+        end_s=60.0,
+        scrapes=30,
+        restarted_s=(),
+        increases=increases,
+        means={"running": 1.0, "waiting": 0.0},
+        changes={},
+        distributions={},
+    )
+
+
+LLAMA = window(prompt_tokens=6000.0, cached_tokens=3000.0, generation_tokens=3000.0, decode_busy_s=30.0)
+
+
+def test_a_server_that_counts_no_requests_needs_the_output_length() -> None:
+    with pytest.raises(InputError, match="counts no requests"):
+        traffic_of(LLAMA)
+    traffic = traffic_of(LLAMA, 50)
+    assert (traffic.requests, traffic.isl_tokens, traffic.osl_tokens, traffic.cached_frac) == (60, 100.0, 50.0, 0.5)
+    assert measured_of(LLAMA, traffic) == {"itl": pytest.approx(30 / (3000 - 60)), "in_flight": 1.0}
+
+
+def test_requests_that_pile_up_have_come() -> None:
+    seen = replace(LLAMA, changes={"running": 2.0, "waiting": 7.0})
+    assert traffic_of(seen, 50).requests == 69
+    assert traffic_of(seen, 50).ended == 60
+
+
+def test_histograms_tell_lengths_and_latencies() -> None:
+    lengths = distribution(np.array([50.0, 100.0]), np.array([10.0, 20.0, 20.0]), 1400.0)
+    seen = replace(
+        window(requests=20.0, prompt_tokens=1400.0), distributions={"isl_tokens": lengths, "ttft_s": lengths}
+    )
+    assert traffic_of(seen).isl_tokens == 70
+    assert measured_of(seen, traffic_of(seen))["ttft"] == 70
+
+
+def test_expected_is_what_the_terms_say() -> None:
+    seen = replace(LLAMA, increases=LLAMA.increases | {"decode_busy_s": 0.0101 * 2940})
+    found = expect(calibration(), seen, replace(traffic_of(seen, 50), requests=10, window_s=600.0))["itl"]
+    assert found.expected == pytest.approx(0.010, rel=0.03)  # alone in the batch
+    assert found.low < 0.0101 < found.high
+    assert found.terms_sd == pytest.approx(math.hypot(0.02, 0.01), rel=0.5)
+    slow = expect(calibration(replace(TERMS, decode_s={1: 0.02, 8: 0.048})), seen, traffic_of(seen, 50))["itl"]
+    assert slow.expected > 0.019
+
+
+def window_off(off: float, sampling_sd: float = 0.05) -> dict[str, Expectation]:
+    one = Expectation(measured=math.exp(off), expected=1.0, low=0.9, high=1.1, sampling_sd=sampling_sd, terms_sd=0.03)
+    return {"itl": one, "in_flight": replace(one, measured=1.0)}
+
+
+def test_within_tolerance_it_holds_for_ever() -> None:
+    detector = Detector()
+    for number in range(2000):
+        detector.take(window_off(0.09), str(number))
+    assert detector.state == "holds" and detector.part == ""
+
+
+@pytest.mark.parametrize(("off", "words"), [(math.log(2), "slower"), (math.log(0.5), "faster")])
+def test_what_is_off_is_found_and_named_and_dated(off: float, words: str) -> None:
+    detector = Detector()
+    for number in range(20):
+        detector.take(window_off(0.0), f"before {number}")
+    states = []
+    for number in range(6):
+        detector.take(window_off(off), f"after {number}")
+        states.append(detector.state)
+    assert states[0] != "drifted since after 0", "no window decides alone"
+    assert "drifting" in states
+    assert states[-1] == "drifted since after 0"
+    assert detector.part == f"decode steps: {words} than calibrated"
+
+
+def test_alarms_are_as_rare_as_said() -> None:
+    chance, alarms, length = np.random.default_rng(1), 0, 100
+    for _ in range(300):
+        detector = Detector(windows_per_false_alarm=100.0)
+        for _ in range(length):
+            # at the edge of what is in order, the worst that holds
+            detector.take(window_off(math.log1p(0.1) + chance.normal(0, 0.05)), "")
+        alarms += bool(detector.drifted)
+    assert alarms <= 300 * length / 100 * 0.75, "fewer than one alarm in a hundred windows"
+
+
+def test_traffic_says_its_rate() -> None:
+    assert Traffic(window_s=10.0, requests=5, ended=5, isl_tokens=1, osl_tokens=1, cached_frac=0).per_s == 0.5
