@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
+from llama import llama_server, needs_llama
 
 from headway.errors import InputError
 from headway.probe.bodies import Answer
@@ -22,7 +23,6 @@ from headway.probe.keys import Key
 from headway.probe.limits import Limits
 from headway.probe.nouns import ERRORS, Endpoint, Load, Sent
 from headway.types import Requests
-from llama import llama_server, needs_llama
 
 pytestmark = needs_llama
 
@@ -158,10 +158,6 @@ def test_what_the_server_refuses_is_explained(url: str) -> None:
 def test_nobody_listens() -> None:
     sent = sent_to("http://127.0.0.1:9", Load(name="none", requests=requests_of(2)))
     assert errors(sent) == ["refused"] * 2 and np.isnan(sent.trace.measured.ttft_s).all()
-
-
-def test_a_plain_server_asked_for_tls(url: str) -> None:
-    assert errors(sent_to(url.replace("http:", "https:"), Load(name="tls", requests=requests_of(1)))) == ["tls"]
 
 
 def test_a_public_address_is_refused() -> None:

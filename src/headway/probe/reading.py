@@ -63,8 +63,8 @@ class Reading:
         else:
             try:
                 self._take(end, chunk)
-            except (AttributeError, TypeError, ValueError) as error:
-                self.code, self.message = "malformed", str(error)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                self.code, self.message = "malformed", f"{type(error).__name__}: {error}"
 
     def _take(self, end: int, chunk: dict[str, Any]) -> None:
         tokens = False

@@ -1,0 +1,159 @@
+"""Keys that nobody sees, addresses, Retry-After, and the chunks of engines."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from headway.errors import InputError
+from headway.probe.address import base_of, checked_address
+from headway.probe.faults import EXPLAINED, code_of_status
+from headway.probe.flight import retry_after_s
+from headway.probe.keys import Key
+from headway.probe.nouns import ERRORS
+from headway.probe.reading import Reading
+
+
+def test_a_key_shows_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SOME_KEY", " sk-1234 \n")
+    (tmp_path / "key").write_text("sk-1234\n")
+    for key in (Key.from_environment("SOME_KEY"), Key.from_file(tmp_path / "key")):
+        assert key.authorization == "Bearer sk-1234"
+        assert "1234" not in f"{key!r} {key} {key.source}"
+        assert key.hidden_in("no such key: sk-1234!") == "no such key: …!"
+        with pytest.raises(TypeError):
+            pickle.dumps(key)
+
+
+@pytest.mark.parametrize("secret", ["", "  ", "sk-12\n34", "sk 12", "schlüssel"])
+def test_a_bad_key_is_not_quoted(secret: str) -> None:
+    with pytest.raises(InputError) as error:
+        Key(secret, "$SOME_KEY")
+    assert "$SOME_KEY" in str(error.value) and (not secret.strip() or secret not in str(error.value))
+
+
+def test_keys_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(InputError, match=r"SOME_KEY.*not set"):
+        Key.from_environment("SOME_KEY")
+    with pytest.raises(InputError, match="cannot read"):
+        Key.from_file(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "port"),
+    [
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000", 8000),
+        ("http://localhost:8000/v1", "http://localhost:8000", 8000),
+        ("https://host/some/v1/", "https://host/some", 443),
+        ("http://[::1]:80/v1", "http://[::1]:80", 80),
+    ],
+)
+def test_addresses_are_told_without_v1(url: str, base: str, port: int) -> None:
+    assert (base_of(url)[0], base_of(url)[2]) == (base, port)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host:8000", "ftp://host", "http://", "http://u:secret@127.0.0.1", "http://h?k=1", "http://h:99999"]
+)
+def test_bad_addresses_are_refused(url: str) -> None:
+    with pytest.raises(InputError) as error:
+        base_of(url)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["8.8.8.8", "169.254.169.254", "[2001:4860:4860::8888]", "[::ffff:8.8.8.8]", "100.64.0.1", "134744072"]
+)
+def test_public_addresses_need_the_flag(host: str) -> None:
+    with pytest.raises(InputError, match="--allow-public"):
+        checked_address(f"http://{host}:8000")
+    assert checked_address(f"http://{host}:8000", allow_public=True).resolved
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "10.1.2.3", "192.168.0.9", "172.31.0.1", "[fd00::1]", "0.0.0.0"]
+)
+def test_private_addresses_need_none(host: str) -> None:
+    assert checked_address(f"http://{host}:8000").port == 8000
+
+
+def test_a_name_nobody_knows() -> None:
+    with pytest.raises(InputError, match="has no address"):
+        checked_address("http://nobody.invalid:8000")
+
+
+def test_retry_after() -> None:
+    assert retry_after_s("3") == 3
+    assert retry_after_s(formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=2)
+    assert retry_after_s(formatdate(time.time() - 100, usegmt=True)) == 0
+    assert retry_after_s("") is None and retry_after_s("soon") is None
+
+
+def test_every_code_is_explained() -> None:
+    assert set(EXPLAINED) == set(ERRORS) - {""}
+    assert {code_of_status(s) for s in (302, 400, 429, 500, 503)} <= set(ERRORS)
+
+
+def read(*chunks: Any) -> Reading:
+    reading = Reading()
+    raw = b"".join(b"data: " + (c if isinstance(c, bytes) else json.dumps(c).encode()) + b"\n\n" for c in chunks)
+    for _ in reading.slices(raw):
+        pass
+    return reading
+
+
+def chat(finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+def test_chunks_of_a_chat() -> None:
+    role = chat(role="assistant", content="")
+    usage = {"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 4, "prompt_tokens_details": None}}
+    reading = read(
+        role, chat(reasoning_content="hm"), chat(content="a"), chat(content=""), chat("stop", content="b"), usage
+    )
+    assert (len(reading.ends), "".join(reading.text), reading.output_tokens) == (4, "ab", 4)
+    assert reading.finished and not reading.code and reading.cached_tokens == -1
+
+
+def test_a_completion_of_llama_server() -> None:
+    text = {"choices": [{"text": "a", "finish_reason": None}]}
+    last = {
+        "choices": [{"text": "", "finish_reason": "length"}],
+        "timings": {"cache_n": 7, "prompt_n": 3, "predicted_n": 2},
+    }
+    reading = read(text, text, last, b"[DONE]")
+    assert len(reading.ends) == 2
+    assert (reading.input_tokens, reading.cached_tokens, reading.output_tokens) == (10, 7, 2)
+
+
+def test_token_ids_are_kept() -> None:
+    reading = read({"choices": [{"text": "", "token_ids": [5, 6], "finish_reason": "length"}]})
+    assert reading.token_ids == [5, 6] and len(reading.ends) == 1
+
+
+@pytest.mark.parametrize(
+    ("chunk", "code"),
+    [
+        (b"{nonsense", "malformed"),
+        (b"[1]", "malformed"),
+        ({"choices": 3}, "malformed"),
+        ({"choices": [3]}, "malformed"),
+        ({"choices": [{}]}, "malformed"),
+        ({"error": {"message": "out of\nmemory"}}, "server-error"),
+    ],
+)
+def test_bad_chunks(chunk: Any, code: str) -> None:
+    good = {"choices": [{"text": "a", "finish_reason": None}]}
+    reading = read(good, chunk, good)
+    assert reading.code == code and reading.message and len(reading.ends) == 1
+    assert "\n" not in reading.message
