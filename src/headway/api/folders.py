@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from headway.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def write_folder(directory: str | Path, files: Mapping[str, bytes]) -> Path:
@@ -45,10 +45,23 @@ def write_folder(directory: str | Path, files: Mapping[str, bytes]) -> Path:
     return Path(directory)
 
 
-def _refuse_foreign(target: Path, files: Mapping[str, bytes]) -> None:
+def check_folder(directory: str | Path, names: Iterable[str]) -> None:
+    """Make sure, before something takes long, that `write_folder` may replace a folder afterwards.
+
+    Raises:
+        InputError: the folder holds other files than these, or is a file.
+    """
+    target = Path(os.path.abspath(directory))  # noqa: PTH100 - as `write_folder`
+    if target.exists() and not target.is_dir():
+        raise InputError("is a file", file=directory, place="--out", hint="name a folder")
+    _refuse_foreign(target, names)
+
+
+def _refuse_foreign(target: Path, files: Iterable[str]) -> None:
     if not target.is_dir():
         return
-    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in files)
+    known = set(files)
+    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in known)
     if foreign:
         raise InputError(
             f"holds what this command does not write: {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}",

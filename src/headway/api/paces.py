@@ -192,7 +192,8 @@ def _drawn(
     if window_s is not None:
         raise InputError("only a trace has a window", place="window_s", hint="say how many requests")
     own = len(spec.content) if isinstance(spec.content, Requests) else REQUESTS
-    return generate(spec, requests=requests or pace.needs(spec.rate_per_s) or own, seed=seed)
+    drawn: Requests = generate(spec, requests=requests or pace.needs(spec.rate_per_s) or own, seed=seed)
+    return drawn
 
 
 def _recorded(

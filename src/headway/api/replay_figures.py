@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.api.replays import SAMPLES, ErrorCount, MeanBeside, RunSeries, ServerSide
 from headway.errors import EvidenceError
 from headway.probe.knee import closed_knee, measured_of, open_knee, stages, taken, token_times
 
@@ -18,6 +18,61 @@ if TYPE_CHECKING:
     from headway.probe.nouns import Scrape, Sent
     from headway.types import FloatColumn, Slo
     from headway.workload.trace import Trace
+
+
+#: Samples of the series over time.
+SAMPLES = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorCount:
+    """Requests that were not answered in full, for one reason."""
+
+    kind: str
+    requests: int
+    means: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanBeside:
+    """One mean, from the first byte sent as the client has it, and as the server has it."""
+
+    name: str
+    client_s: float
+    server_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSide:
+    """What the server's own metrics say of the run; null where it does not expose it."""
+
+    scrapes: int
+    failed_scrapes: int
+    running_mean: float | None
+    running_most: float | None
+    waiting_mean: float | None
+    waiting_most: float | None
+    kv_used_most_frac: float | None
+    prompt_tokens_per_s: float | None
+    output_tokens_per_s: float | None
+    prefix_hit_frac: float | None
+    preemptions: float | None
+    beside: tuple[MeanBeside, ...]
+    restarted_s: tuple[float, ...]  # when the server was found restarted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSeries:
+    """The run over time; `running`, `waiting` and `kv_used_frac` are the server's own, NaN where it has none."""
+
+    time_s: FloatColumn
+    in_flight: FloatColumn  # due and not answered, by the client
+    running: FloatColumn
+    waiting: FloatColumn
+    kv_used_frac: FloatColumn
+
+
+# --- requests ------------------------------------------------------------------------------------------
 
 
 def words_of(trace: Trace) -> list[str]:

@@ -15,17 +15,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headway.api.paces import Pace, Traffic
+    from headway.api.replay_figures import ErrorCount, RunSeries, ServerSide
     from headway.probe.client import Progress
     from headway.probe.fidelity import Fidelity
     from headway.probe.keys import Key
     from headway.probe.knee import Knee, Stage
     from headway.probe.limits import Limits
     from headway.probe.nouns import ClientReport, Endpoint, Load, Scrape, Sent
+    from headway.probe.scrape import Scraper
     from headway.types import FloatColumn, Metric, Outcome, Slo
     from headway.workload.trace import Trace, Treatment
-
-#: Samples of the series over time.
-SAMPLES = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,54 +39,6 @@ class LoadSummary:
     isl_mean_tokens: float
     osl_mean_tokens: float
     sessions: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorCount:
-    """Requests that were not answered in full, for one reason."""
-
-    kind: str
-    requests: int
-    means: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeanBeside:
-    """One mean, from the first byte sent as the client has it, and as the server has it."""
-
-    name: str
-    client_s: float
-    server_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSide:
-    """What the server's own metrics say of the run; null where it does not expose it."""
-
-    scrapes: int
-    failed_scrapes: int
-    running_mean: float | None
-    running_most: float | None
-    waiting_mean: float | None
-    waiting_most: float | None
-    kv_used_most_frac: float | None
-    prompt_tokens_per_s: float | None
-    output_tokens_per_s: float | None
-    prefix_hit_frac: float | None
-    preemptions: float | None
-    beside: tuple[MeanBeside, ...]
-    restarted_s: tuple[float, ...]  # when the server was found restarted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSeries:
-    """The run over time; `running`, `waiting` and `kv_used_frac` are the server's own, NaN where it has none."""
-
-    time_s: FloatColumn
-    in_flight: FloatColumn  # due and not answered, by the client
-    running: FloatColumn
-    waiting: FloatColumn
-    kv_used_frac: FloatColumn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +67,8 @@ class Replayed:
     warnings: tuple[str, ...]
     trace: Trace = field(repr=False, metadata={"document": False})  # every request, with what was measured
     scrape: Scrape | None = field(repr=False, metadata={"document": False})
-    latencies_s: Mapping[Metric, FloatColumn] = field(repr=False, metadata={"document": False})
+    latencies_s: Mapping[Metric, FloatColumn] = field(repr=False, metadata={"document": False})  # of those scored
+    due_s: FloatColumn = field(repr=False, metadata={"document": False})  # when each of them was due
 
     @property
     def answered(self) -> int:
@@ -281,7 +233,8 @@ class _Run:
         from headway.workload import take
 
         runs: list[Sent] = []
-        left, cut_off, notes = wanted.requests, 0, ()
+        left, cut_off = wanted.requests, 0
+        notes: tuple[str, ...] = ()
         for clients in self.pace.clients:
             if not len(left):
                 raise EvidenceError(f"no requests are left for {clients} clients; the trace is too short for the steps")
@@ -313,7 +266,7 @@ class _Run:
         problems = tuple(f"Server metrics: {text}." for text in scrape.problems) if scrape else ()
         return sent, (*bodies.notes, *problems)
 
-    def _scraper(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Scraper, whose module loads late
+    def _scraper(self) -> Scraper | None:
         from headway.probe.scrape import Scraper
 
         if self.scrape_interval_s is None or not self.endpoint.metrics:
@@ -322,9 +275,9 @@ class _Run:
 
 
 def _now() -> str:
-    import datetime
+    import datetime as dt
 
-    return datetime.datetime.now(datetime.UTC).isoformat()
+    return dt.datetime.now(dt.UTC).isoformat()
 
 
 def _sent_s(sent: Sent) -> FloatColumn:
@@ -388,6 +341,7 @@ def _told(
         trace=sent.trace,
         scrape=sent.scrape,
         latencies_s=request_latencies(counted.requests, became),
+        due_s=counted.requests.arrive_s,
     )
 
 

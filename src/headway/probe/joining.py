@@ -108,7 +108,7 @@ def _offsets(parts: Sequence[IntColumn]) -> IntColumn:
 
 
 def _measured(parts: Sequence[Measured]) -> Measured:
-    columns = {}
+    columns: dict[str, Any] = {}
     for field in fields(Measured):
         values = [getattr(part, field.name) for part in parts]
         if all(value is not None for value in values):
@@ -157,13 +157,16 @@ def _scrape(parts: Sequence[Scrape | None], starts_s: FloatColumn) -> Scrape | N
         time_s=np.concatenate([part.time_s + start_s for part, start_s in known]),
         values={n: np.concatenate([one.values[n] for one in scrapes]) for n in common(lambda one: one.values)},
         histograms={
-            n: (
-                scrapes[0].histograms[n][0],
-                *(np.concatenate([one.histograms[n][k] for one in scrapes]) for k in (1, 2)),
-            )
+            n: (bounds, *_stacked([one.histograms[n] for one in scrapes]))
             for n in common(lambda one: one.histograms)
-            if all(len(one.histograms[n][0]) == len(scrapes[0].histograms[n][0]) for one in scrapes)
+            for bounds in [scrapes[0].histograms[n][0]]
+            if all(len(one.histograms[n][0]) == len(bounds) for one in scrapes)
         },
         names=scrapes[0].names,
         failed=sum(one.failed for one in scrapes),
     )
+
+
+def _stacked(parts: Sequence[tuple[FloatColumn, FloatColumn, FloatColumn]]) -> tuple[FloatColumn, FloatColumn]:
+    """Counts and sums of one histogram, run after run."""
+    return np.concatenate([counts for _, counts, _ in parts]), np.concatenate([totals for _, _, totals in parts])

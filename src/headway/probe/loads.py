@@ -172,7 +172,8 @@ def scaled_lengths(requests: Requests, *, isl_frac: float = 1.0, osl_frac: float
 
 
 def _scaled(tokens: IntColumn, frac: float) -> IntColumn:
-    return np.maximum(np.rint(tokens * frac), 1).astype(np.int64)
+    scaled: IntColumn = np.maximum(np.rint(tokens * frac), 1).astype(np.int64)
+    return scaled
 
 
 def _scaled_runs(prefix: PrefixRuns, frac: float) -> PrefixRuns:
