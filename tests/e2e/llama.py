@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools" / "witness"
-sys.path.insert(0, str(TOOLS))  # tools are no package
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "witness"))  # tools are no package
 
 from environments import LLAMA
-from servers import running, wait_until_ready
+from servers import HERE, running, wait_until_ready
 
 needs_llama = pytest.mark.skipif(bool(LLAMA.missing()), reason=LLAMA.missing())
 
@@ -34,7 +33,7 @@ def llama_server(**settings: object) -> Iterator[str]:
     """Run a llama-server with SmolLM2-135M on one thread; yields its address, without `/v1`."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
-        command = [str(LLAMA.python), str(TOOLS / "serve_llama.py"), json.dumps(SETTINGS | settings)]
+        command = [str(LLAMA.python), str(HERE / "serve_llama.py"), json.dumps(SETTINGS | settings)]
         with running(command, log) as process:
             assert process.stdout is not None
             url = process.stdout.readline().strip()

@@ -146,8 +146,8 @@ class Sent:
     Attributes:
         endpoint: whom it was sent to.
         load: what was asked for.
-        trace: what was sent, and when, with what was measured (`Trace.measured`); in a closed loop, `arrive_s` is when a
-            client was free to send. Times start at the start of the run.
+        trace: what was sent, and when, with what was measured (`Trace.measured`); in a closed loop, `arrive_s` is when
+            a client was free to send. Times start at the start of the run.
         client: the client's own figures.
         scrape: the server's metrics meanwhile; None where it has none.
         started: wall-clock time at time 0, ISO 8601 in UTC.
