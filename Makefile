@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 GOLDENS ?= ../shared/goldens
 CORE   := $(wildcard src/headway/simulator/*.py src/headway/simulator/*.pxd)
 
-.PHONY: peers plan test check lint types contracts docs nightly bench conformance equality witness witness-llama witness-vllm regret clean help
+.PHONY: bench-client peers plan test check lint types contracts docs nightly bench conformance equality witness witness-llama witness-vllm regret clean help
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -70,6 +70,9 @@ bench: $(STAMP) ## print the speed tables
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/core_speed.py
 	$(BIN)/python benchmarks/compilers.py
+
+bench-client: $(STAMP) ## print what the replaying client costs beside AIPerf and GuideLLM (makes their environments, 3 GB)
+	$(BIN)/python benchmarks/client.py --peers aiperf,guidellm
 
 peers: $(STAMP) ## print the speed beside other simulators and the real scheduler (makes their environments, 4 GB)
 	$(BIN)/python benchmarks/peers.py

@@ -14,10 +14,12 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ import aiohttp
 STREAM = {"Content-Type": "text/event-stream"}
 #: One thing a client can hang in: longer than any time limit of a test, and ended with the proxy.
 FOR_EVER_S = 3600.0
+#: How a client begins that speaks TLS; uvicorn, and so vLLM, answers it in plain words.
+TLS_HANDSHAKE = b"\x16"
 
 
 class HungUpError(Exception):
@@ -161,6 +165,19 @@ def status(code: int, **headers: str) -> Fault:
     return fault
 
 
+async def quoting_the_key(exchange: Exchange) -> None:
+    """A refusal that repeats the key it refuses, as some servers' do."""
+    said = json.dumps({"error": {"message": f"Incorrect API key: {exchange.headers}"}}).encode()
+    await exchange.head(401, {"Content-Type": "application/json", "Content-Length": str(len(said))}, chunked=False)
+    await exchange.raw(said)
+
+
+async def later(exchange: Exchange) -> None:
+    """Too much to do until a date, which is between one and two seconds from now."""
+    until = formatdate(time.time() + 2, usegmt=True)
+    await status(503, Retry_After=until)(exchange)
+
+
 def cut(after: int, *, reset: bool = False, politely: bool = False) -> Fault:
     """The stream ends after so many events: torn, closed, or politely, as if it were whole."""
 
@@ -226,12 +243,12 @@ class Proxy:
     """A running proxy.
 
     Attributes:
-        script: number of a request for a completion, from 0 -> its fault; others pass.
+        script: number of a request for a completion, from 0, or another route -> its fault; others pass.
         seen: the headers of every request, in the order they came.
     """
 
     upstream: str
-    script: Mapping[int, Fault]
+    script: Mapping[int | str, Fault]
     url: str = ""
     seen: list[dict[str, str]] = field(default_factory=list)
     asked: int = 0
@@ -242,7 +259,8 @@ class Proxy:
         assert task is not None
         self.connections.add(task)
         try:
-            async with aiohttp.ClientSession() as session:
+            # a connection for each request: llama-server closes those that idle
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
                 while True:
                     await self._answer(reader, writer, session)
         except (HungUpError, OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -256,7 +274,12 @@ class Proxy:
     async def _answer(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: aiohttp.ClientSession
     ) -> None:
-        first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
+        start = await reader.readexactly(1)
+        if start == TLS_HANDSHAKE:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            raise HungUpError
+        head = start + await reader.readuntil(b"\r\n\r\n")
+        first, *rest = head.decode("latin-1").strip().split("\r\n")
         method, path, _ = first.split(" ")
         headers = dict(line.split(": ", 1) for line in rest)
         self.seen.append(headers)
@@ -268,6 +291,9 @@ class Proxy:
             exchange = Exchange(self.upstream + path, kept, json.loads(body), session, writer)
             await self.script.get(number, passed)(exchange)
             return
+        if path in self.script:
+            await self.script[path](Exchange(self.upstream + path, kept, {}, session, writer))
+            return
         kept |= {"Content-Type": lower["content-type"]} if body else {}
         async with session.request(method, self.upstream + path, data=body, headers=kept) as answer:
             exchange = Exchange("", {}, {}, session, writer)
@@ -278,7 +304,7 @@ class Proxy:
 
 
 @contextmanager
-def proxy(upstream: str, script: Mapping[int, Fault], tls: Path | None = None) -> Iterator[Proxy]:
+def proxy(upstream: str, script: Mapping[int | str, Fault], tls: Path | None = None) -> Iterator[Proxy]:
     """Run a proxy in a thread of its own; `tls`: a folder for its self-signed certificate."""
     made = Proxy(upstream, script)
     loop = asyncio.new_event_loop()
@@ -286,8 +312,10 @@ def proxy(upstream: str, script: Mapping[int, Fault], tls: Path | None = None) -
     thread.start()
     try:
         server = asyncio.run_coroutine_threadsafe(_started(made, tls), loop).result()
-        yield made
-        asyncio.run_coroutine_threadsafe(_ended(made, server), loop).result()
+        try:
+            yield made
+        finally:
+            asyncio.run_coroutine_threadsafe(_ended(made, server), loop).result()
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -62,7 +62,7 @@ class Server:
 
     def _ask(self, request: urllib.request.Request) -> str | None:
         if self.key is not None:
-            request.add_header("Authorization", self.key.authorization)
+            request.add_unredirected_header("Authorization", self.key.authorization)  # for this server alone
         try:
             with _OPENER.open(request, timeout=PATIENCE_S) as answer:
                 return str(answer.read(_MOST_BYTES).decode("utf-8", errors="replace"))

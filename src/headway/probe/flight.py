@@ -33,6 +33,7 @@ class Flight:
         self.due_s = self.sent_s = self.end_s = math.nan
         self.code = self.message = ""
         self.retried = 0
+        self.again_s = -math.inf  # when the server told it to come again
         self.arrivals = Arrivals()
         self.reading = Reading()
         self.landed: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -95,17 +96,18 @@ class Flight:
                 self.sent_s = arrivals.sent_s
         if response.status in (429, 503) and wait_s is not None and self.retried < limits.retries:
             self.retried += 1
+            self.again_s = time.perf_counter() + wait_s
             await asyncio.sleep(wait_s)
             return False
         self.code, self.message = code_of_status(response.status), _said(b"".join(arrivals.pieces))
         return True
 
     async def _stalls(self, patience_s: float) -> None:
-        """Hang up once nothing came for so long."""
+        """Hang up once nothing came for so long; waiting as told is not counted."""
         last_s = time.perf_counter()
         while (wait_s := last_s + patience_s - time.perf_counter()) > 0:
             await asyncio.sleep(wait_s)
-            last_s = self.arrivals.times_s[-1] if self.arrivals.times_s else last_s
+            last_s = max(self.again_s, self.arrivals.times_s[-1] if self.arrivals.times_s else last_s)
         self.hang_up("stalled")
 
     def land(self) -> None:

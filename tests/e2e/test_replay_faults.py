@@ -1,0 +1,321 @@
+"""Every fault a real endpoint may show, between a real llama-server and the client: counted, explained, survived."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import faults
+import numpy as np
+import pytest
+from faults import Fault
+from llama import llama_server, needs_llama
+from servers import free_port
+
+from headway.errors import InputError
+from headway.metrics import outcome
+from headway.probe.client import send
+from headway.probe.endpoint import discover
+from headway.probe.faults import EXPLAINED
+from headway.probe.keys import Key
+from headway.probe.limits import Limits
+from headway.probe.nouns import ERRORS, Endpoint, Load, Sent
+from headway.types import Outcome, Requests, Slo
+from headway.workload.served import served_of
+
+pytestmark = needs_llama
+
+OSL_TOKENS = 6
+SECRET = "sk-a-key-that-nobody-may-see"
+PATIENT = Limits(request_timeout_s=20, stall_timeout_s=5)
+IMPATIENT = Limits(request_timeout_s=1.5, stall_timeout_s=0.7)
+
+
+@dataclass(frozen=True, slots=True)
+class Stories:
+    """Bodies of text completions, all different."""
+
+    path: str = "/v1/completions"
+    forced: bool = True
+
+    def body(self, row: int, answers: object) -> bytes:
+        asked = {"prompt": f"Story number {row} begins", "max_tokens": OSL_TOKENS, "ignore_eos": True}
+        return json.dumps(asked | {"stream": True, "stream_options": {"include_usage": True}}).encode()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with llama_server() as url:
+        yield discover(url)
+
+
+def load(count: int, concurrency: int | None = None) -> Load:
+    requests = Requests(
+        arrive_s=np.arange(count) * (0.0 if concurrency else 0.15),
+        isl_tokens=np.full(count, 5),
+        osl_tokens=np.full(count, OSL_TOKENS),
+    )
+    return Load(name="a few", requests=requests, concurrency=concurrency)
+
+
+def sent(
+    endpoint: Endpoint,
+    script: Mapping[int | str, Fault],
+    count: int = 3,
+    limits: Limits = PATIENT,
+    *,
+    concurrency: int | None = None,
+    key: Key | None = None,
+    tls: Path | None = None,
+) -> Sent:
+    with faults.proxy(endpoint.url, script, tls) as between:
+        whom = replace(endpoint, url=between.url)
+        return send(load(count, concurrency), whom, Stories(), limits, key=key)
+
+
+def codes(done: Sent) -> list[str]:
+    assert done.trace.measured is not None and done.trace.measured.error is not None
+    names = done.trace.names["error"]
+    return [names[code] for code in done.trace.measured.error.tolist()]
+
+
+def scored(done: Sent) -> Outcome:
+    assert done.trace.measured is not None
+    requests = done.trace.requests
+    return outcome(requests, served_of(requests, done.trace.measured), Slo(objectives=()), "measured")
+
+
+def replaced(old: bytes, new: bytes) -> Fault:
+    return faults.rewritten(lambda event: event.replace(old, new))
+
+
+def without_usage(event: bytes) -> bytes:
+    if event.startswith(b"data: [DONE]"):
+        return event
+    chunk = json.loads(event[6:])
+    kept = {name: value for name, value in chunk.items() if name not in ("usage", "timings")}
+    return b"data: " + json.dumps(kept).encode() + b"\n\n"
+
+
+LEGAL = {
+    "as it is": faults.passed,
+    "byte by byte": faults.in_pieces(1),
+    "seven bytes at a time": faults.in_pieces(7),
+    "all in one piece": faults.at_once,
+    "CR LF": replaced(b"\n", b"\r\n"),
+    "CR": replaced(b"\n", b"\r"),
+    "comments": faults.rewritten(lambda event: b": still there\n\n" + event),
+    "comments inside": faults.rewritten(lambda event: b": still there\n" + event),
+    "event, id and retry": faults.rewritten(lambda event: b"event: message\nid: 7\nretry: 10\n" + event),
+    "no blank after the colon": replaced(b"data: ", b"data:"),
+    "data in two lines": replaced(b',"model"', b',\ndata: "model"'),
+    "no [DONE]": faults.rewritten(lambda event: b"" if b"[DONE]" in event else event),
+    "no usage": faults.rewritten(without_usage),
+    "closed afterwards": faults.closed_after,
+}
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_what_is_legal_is_no_error(endpoint: Endpoint, name: str) -> None:
+    done = sent(endpoint, {1: LEGAL[name]})
+    assert codes(done) == ["", "", ""]
+    measured = done.trace.measured
+    assert measured is not None and measured.output_tokens is not None and measured.e2e_s is not None
+    assert measured.output_tokens.tolist() == [OSL_TOKENS] * 3
+    assert np.isfinite(measured.e2e_s).all()
+
+
+BAD: dict[str, tuple[Fault, str]] = {
+    "400": (faults.status(400), "status-4xx"),
+    "401": (faults.status(401), "status-4xx"),
+    "404": (faults.status(404), "status-4xx"),
+    "429": (faults.status(429), "status-429"),
+    "429, later in words": (faults.status(429, Retry_After="soon"), "status-429"),
+    "500": (faults.status(500), "status-5xx"),
+    "503": (faults.status(503), "status-503"),
+    "cut": (faults.cut(3), "disconnected"),
+    "cut before the first token": (faults.cut(0), "connection"),
+    "cut by a reset": (faults.cut(3, reset=True), "disconnected"),
+    "cut politely": (faults.cut(3, politely=True), "disconnected"),
+    "closed without a word": (faults.refused_after_reading, "connection"),
+    "reset without a word": (faults.reset_at_once, "connection"),
+    "no JSON": (faults.then(2, b'data: {"choices": [\n\n'), "malformed"),
+    "JSON, but a list": (faults.then(2, b"data: [1, 2]\n\n"), "malformed"),
+    "choices of another kind": (faults.then(2, b'data: {"choices": 7}\n\n'), "malformed"),
+    "a choice that is a number": (faults.then(2, b'data: {"choices": [7]}\n\n'), "malformed"),
+    "usage that is a word": (
+        faults.then(2, b'data: {"choices": [], "usage": {"prompt_tokens": "x"}}\n\n'),
+        "malformed",
+    ),
+    "broken UTF-8": (faults.then(2, b'data: {"choices": [{"text": "\xff\xfe"}]}\n\n'), "malformed"),
+    "gzip, though it was not asked for": (faults.gzipped, "malformed"),
+    "an end without a blank line": (replaced(b"\n\n", b"\n"), "malformed"),
+    "an error inside": (faults.then(2, b'data: {"error": {"message": "out of memory"}}\n\n'), "server-error"),
+    "not a token": (faults.then(0, b'data: {"choices": [{"text": "", "finish_reason": "stop"}]}\n\n'), "no-tokens"),
+    "nothing at all": (faults.then(0), "malformed"),
+    "more tokens than allowed": (faults.asking(max_tokens=lambda tokens: tokens + 5), "too-long"),
+    "fewer tokens than forced": (faults.asking(max_tokens=lambda tokens: tokens - 2), "stopped-early"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_fault_costs_one_request_and_is_named(endpoint: Endpoint, name: str) -> None:
+    fault, code = BAD[name]
+    place = 0 if code == "connection" else 1  # what breaks on a connection used before is sent on another
+    done = sent(endpoint, {place: fault})
+    assert codes(done) == [code if row == place else "" for row in range(3)]
+    assert code in ERRORS and EXPLAINED[code].endswith(".")
+    figures = scored(done)
+    assert (figures.arrived, figures.finished, figures.failed) == (3, 2, 1)
+    assert figures.latency["e2e"].quantiles_s[0.99] == math.inf
+    measured = done.trace.measured
+    assert measured is not None and measured.e2e_s is not None
+    assert np.isfinite(measured.e2e_s).tolist() == [row != place for row in range(3)]
+
+
+def test_a_connection_that_the_server_gave_up_is_not_the_requests_fault(endpoint: Endpoint) -> None:
+    assert codes(sent(endpoint, {1: faults.reset_at_once, 3: faults.refused_after_reading})) == ["", "", ""]
+
+
+SLOW: dict[str, tuple[Fault, str]] = {
+    "no answer": (faults.hang(None), "stalled"),
+    "no first token": (faults.hang(0), "stalled"),
+    "in the middle": (faults.hang(2), "stalled"),
+    "a byte now and then": (faults.in_pieces(1, 0.05), "timeout"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_hung_server_is_given_up(endpoint: Endpoint, name: str) -> None:
+    fault, code = SLOW[name]
+    begun_s = time.monotonic()
+    assert codes(sent(endpoint, {1: fault}, limits=IMPATIENT)) == ["", code, ""]
+    assert time.monotonic() - begun_s < 8
+
+
+def test_nothing_is_told_of_what_a_failed_request_did_to_others(endpoint: Endpoint) -> None:
+    bad = {1: faults.status(500), 3: faults.cut(2), 4: faults.cut(0, reset=True), 6: faults.then(1, b"data: {\n\n")}
+    done = sent(endpoint, bad, count=9)
+    assert [place for place, code in enumerate(codes(done)) if code] == list(bad)
+    good = [place for place in range(9) if place not in bad]
+    measured = done.trace.measured
+    assert measured is not None and measured.ttft_s is not None and measured.e2e_s is not None
+    figures = scored(done)
+    assert figures.latency["e2e"].mean_s == pytest.approx(measured.e2e_s[good].mean())
+    assert figures.latency["e2e"].quantiles_s[0.5] == np.sort(measured.e2e_s[good])[4]  # rank 5 of 9, 4 infinite
+    assert figures.latency["ttft"].quantiles_s[0.99] == math.inf
+    assert measured.itl_offsets is not None
+    assert np.diff(measured.itl_offsets)[good].tolist() == [OSL_TOKENS - 1] * len(good)
+
+
+@pytest.mark.parametrize("later", [faults.status(429, Retry_After="1"), faults.later], ids=["seconds", "date"])
+def test_who_is_told_to_come_later_does_and_has_waited(endpoint: Endpoint, later: Fault) -> None:
+    done = sent(endpoint, {1: later}, concurrency=1)
+    assert codes(done) == ["", "", ""]
+    assert done.client.retried == 1
+    assert done.trace.measured is not None and done.trace.measured.ttft_s is not None
+    assert 0.9 < done.trace.measured.ttft_s[1] < 5
+
+
+def test_waiting_as_told_is_no_stall(endpoint: Endpoint) -> None:
+    limits = replace(IMPATIENT, request_timeout_s=5)
+    assert codes(sent(endpoint, {1: faults.status(503, Retry_After="2")}, limits=limits)) == ["", "", ""]
+
+
+def test_retries_end(endpoint: Endpoint) -> None:
+    always = faults.status(503, Retry_After="0")
+    done = sent(endpoint, dict.fromkeys(range(9), always), count=2, limits=replace(PATIENT, retries=2))
+    assert codes(done) == ["status-503"] * 2
+    assert done.client.retried == 4
+
+
+def test_nobody_waits_longer_than_the_run(endpoint: Endpoint) -> None:
+    begun_s = time.monotonic()
+    done = sent(endpoint, {0: faults.status(429, Retry_After="86400")}, limits=replace(PATIENT, duration_s=2))
+    assert codes(done)[0] != ""
+    assert codes(done)[1:] == ["", ""]
+    assert time.monotonic() - begun_s < 6
+
+
+def test_nobody_listens(endpoint: Endpoint) -> None:
+    nowhere = replace(endpoint, url=f"http://127.0.0.1:{free_port()}")
+    assert codes(send(load(3), nowhere, Stories(), PATIENT)) == ["refused"] * 3
+
+
+def test_a_name_that_nobody_has(endpoint: Endpoint) -> None:
+    nowhere = replace(endpoint, url="http://headway.invalid:8000")
+    with pytest.raises(InputError, match=r"headway\.invalid"):
+        send(load(1), nowhere, Stories(), PATIENT)
+
+
+def test_a_certificate_that_nobody_signed(endpoint: Endpoint, tmp_path: Path) -> None:
+    assert codes(sent(endpoint, {}, tls=tmp_path)) == ["tls"] * 3
+
+
+def test_no_tls_where_it_is_asked_for(endpoint: Endpoint) -> None:
+    with faults.proxy(endpoint.url, {}) as between:
+        whom = replace(endpoint, url=between.url.replace("http:", "https:"))
+        assert codes(send(load(2), whom, Stories(), PATIENT)) == ["tls"] * 2
+
+
+def test_a_handshake_that_nobody_answers(endpoint: Endpoint) -> None:
+    whom = replace(endpoint, url=endpoint.url.replace("http:", "https:"))  # llama-server waits for a line of HTTP
+    assert codes(send(load(2), whom, Stories(), IMPATIENT)) == ["stalled"] * 2
+
+
+def test_a_redirect_is_not_followed(endpoint: Endpoint) -> None:
+    with faults.proxy(endpoint.url, {}) as elsewhere:
+        away = faults.status(307, Location=f"{elsewhere.url}/v1/completions")
+        done = sent(endpoint, {1: away}, key=Key(SECRET, "test"))
+        assert codes(done) == ["", "redirected", ""]
+        assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize("route", ["/v1/models", "/metrics", "/props"])
+def test_a_redirected_question_takes_no_key_elsewhere(endpoint: Endpoint, route: str) -> None:
+    with faults.proxy(endpoint.url, {}) as elsewhere:
+        away = faults.status(307, Location=f"{elsewhere.url}{route}")
+        with faults.proxy(endpoint.url, {route: away}) as between, suppress(InputError):
+            discover(between.url, key=Key(SECRET, "test"))
+        assert {headers.get("Authorization") for headers in between.seen} == {f"Bearer {SECRET}"}
+        assert not [headers for headers in elsewhere.seen if "Authorization" in headers]
+
+
+def test_the_key_is_sent_and_shown_to_nobody(endpoint: Endpoint, capfd: pytest.CaptureFixture[str]) -> None:
+    script = {1: faults.quoting_the_key, 2: faults.cut(1)}
+    with faults.proxy(endpoint.url, script) as between:
+        done = send(load(4), replace(endpoint, url=between.url), Stories(), PATIENT, key=Key(SECRET, "test"))
+        assert {headers["Authorization"] for headers in between.seen} == {f"Bearer {SECRET}"}
+    assert codes(done) == ["", "status-4xx", "disconnected", ""]
+    assert SECRET not in repr(done)
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_the_wall_clock_jumps(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun_s, real = time.monotonic(), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + (3600 if time.monotonic() > begun_s + 0.3 else 0))
+    done = send(load(6), endpoint, Stories(), PATIENT)
+    assert codes(done) == [""] * 6
+    assert done.client.clock_jump_s == pytest.approx(3600, abs=1)
+    assert any("clock" in warning for warning in done.client.warnings)
+    measured = done.trace.measured
+    assert measured is not None and measured.e2e_s is not None
+    assert (measured.e2e_s < 30).all()
+
+
+def test_tokens_that_come_together_are_no_gaps_of_zero_in_a_tpot(endpoint: Endpoint) -> None:
+    done = sent(endpoint, {1: faults.at_once})
+    measured = done.trace.measured
+    assert measured is not None and measured.output_tokens is not None
+    assert measured.output_tokens.tolist() == [OSL_TOKENS] * 3
+
+
+def test_a_closed_loop_goes_on_after_faults(endpoint: Endpoint) -> None:
+    script = {0: faults.reset_at_once, 1: faults.status(500), 2: faults.hang(1), 5: faults.cut(2, reset=True)}
+    done = sent(endpoint, script, count=8, limits=IMPATIENT, concurrency=2)
+    assert sorted(code for code in codes(done) if code) == ["connection", "disconnected", "stalled", "status-5xx"]
