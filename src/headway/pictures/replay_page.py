@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from headway import units
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from headway.probe.knee import Knee, Stage
     from headway.types import FloatColumn, Objective
 
-#: Lines of warnings and of settings that are shown; the document has all.
-_MOST_WARNINGS, _MOST_SETTINGS = 6, 6
+#: Lines of warnings that are shown; the document has all.
+_MOST_WARNINGS = 6
+#: A client that is late by less than this share of the median TTFT does not decide the figures.
+_MATERIAL_FRAC = 0.05
 
 
 def replay_page(found: Replayed) -> Page:
@@ -48,6 +51,7 @@ def headline(found: Replayed) -> str:
     """Say in a sentence what was measured, and what was the limit."""
     o, endpoint = found.outcome, found.endpoint
     engine = " ".join(word for word in (endpoint.engine, endpoint.version) if word) or "the server"
+    model = PurePath(endpoint.model).name or endpoint.model  # llama-server calls its model by its file
     if found.client.interrupted:
         engine = f"Stopped early ({found.client.interrupted}): {engine}"
     answered = f"answered {found.answered:,} of {len(found.trace.requests):,} requests of {found.workload}"
@@ -56,7 +60,7 @@ def headline(found: Replayed) -> str:
     if found.slo.objectives:
         verdict = ", meets the SLO" if o.meets_slo else f", misses {', '.join(found.missed)}"
     return (
-        f"{engine} with {endpoint.model} {answered} {_pace(found)}: TTFT p50 {seconds(ttft)}, TPOT p50 "
+        f"{engine} with {model} {answered} {_pace(found)}: TTFT p50 {seconds(ttft)}, TPOT p50 "
         f"{seconds(tpot)}{verdict}; {_limit(found)}, measured."
     )
 
@@ -73,8 +77,8 @@ def _pace(found: Replayed) -> str:
 
 def _limit(found: Replayed) -> str:
     """Who decided the figures."""
-    if found.client.limited:
-        return "the client was the limit, not the server"
+    if found.client.limited and _late_s(found) > _MATERIAL_FRAC * _ttft_s(found):
+        return f"the client, {seconds(_late_s(found))} late at p99, was the limit, not the server"
     if found.knee is not None:
         return knee_sentence(found.knee)
     load = found.load
@@ -83,6 +87,18 @@ def _limit(found: Replayed) -> str:
     if found.completed_per_s < 0.9 * load.rate_per_s:
         return f"the server fell behind: it completed {found.completed_per_s:.3g} req/s meanwhile; the client kept up"
     return "server and client kept up"
+
+
+def _late_s(found: Replayed) -> float:
+    """How late the client was, and how coarse its clock, at p99 together."""
+    client = found.client
+    return client.send_error_s.get(0.99, 0.0) + client.loop_lag_s.get(0.99, 0.0)
+
+
+def _ttft_s(found: Replayed) -> float:
+    latency = found.outcome.latency.get("ttft")
+    value_s = latency.at(0.5) if latency else math.nan
+    return value_s if math.isfinite(value_s) else math.inf
 
 
 def knee_sentence(knee: Knee) -> str:

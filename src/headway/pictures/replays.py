@@ -100,7 +100,7 @@ def _timeline(series: ReplaySeries, title: str) -> Figure:
             for name, column, colour in lines:
                 _stepped(axes, series.time_s / scale, column, name, colour)
             axes.set_ylabel(label)
-            axes.set_ylim(0, None)
+            axes.set_ylim(0, 1.3 * max(1.0, *(float(np.nanmax(column, initial=0.0)) for _, column, _ in lines)))
             axes.margins(x=0)
             axes.legend(loc="upper left", ncols=2, frameon=True, framealpha=0.85, edgecolor="none")
         panels[-1].set_xlabel(f"time since the first request was due ({unit})")
