@@ -76,7 +76,9 @@ def test_what_is_written_for_another_tool_reads_back_the_same(
     assert again.format == form
     assert errors(again) == errors(trace)
     np.testing.assert_array_equal(again.requests.isl_tokens, trace.requests.isl_tokens)
-    np.testing.assert_array_equal(again.requests.osl_tokens, trace.requests.osl_tokens)
+    # of a failed request, AIPerf's records do not have the length asked for
+    told = (before.error == 0) | (form != "aiperf")
+    np.testing.assert_array_equal(again.requests.osl_tokens[told], trace.requests.osl_tokens[told])
     np.testing.assert_allclose(again.requests.arrive_s, trace.requests.arrive_s, atol=2e-6)
     for name in ("ttft_s", "e2e_s", "sent_s"):
         np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=2e-6, err_msg=name)
@@ -147,7 +149,7 @@ def test_vllms_own_figures_come_out_of_its_own_requests(samples: Path, tmp_path:
     assert set(again) - set(said) == {"asked_output_lens"}
     assert set(said) <= set(again)
     figures = [key for key in said if key.endswith("_ms") or key.startswith(("max_", "total_i", "total_o"))]
-    assert len(figures) == 20
+    assert len(figures) == 21
     for key in figures:
         assert again[key] == pytest.approx(said[key], rel=1e-12), key
 
