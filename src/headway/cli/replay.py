@@ -12,6 +12,7 @@ from headway.cli.common import (
     duration,
     examples,
     json_option,
+    key_of,
     out_option,
     pairs,
     rate_option,
@@ -147,7 +148,7 @@ def command(source: str, out: str | None, form: str | None, *, as_json: bool, **
     from headway.api import replay
     from headway.pictures.replay_page import replay_page
 
-    key, pace, limits = _key(chosen), _pace(chosen), _limits(chosen)
+    key, pace, limits = key_of(chosen["key_env"], chosen["key_file"]), _pace(chosen), _limits(chosen)
     _check_out(out, form)
     with _progress() as progress:
         found = replay(
@@ -179,18 +180,6 @@ def _code(found: Replayed) -> int:
     if "Ctrl-C" in found.client.interrupted:
         return INTERRUPTED
     return 0 if found.answered else EvidenceError.exit_code
-
-
-def _key(chosen: dict[str, Any]) -> Key | None:
-    from pathlib import Path
-
-    if chosen["key_env"] and chosen["key_file"]:
-        raise InputError("one key: by --key-env or by --key-file", place="--key-file")
-    if not chosen["key_env"] and not chosen["key_file"]:
-        return None
-    from headway.probe.keys import Key
-
-    return Key.from_environment(chosen["key_env"]) if chosen["key_env"] else Key.from_file(Path(chosen["key_file"]))
 
 
 def _pace(chosen: dict[str, Any]) -> Pace:
@@ -299,7 +288,8 @@ def _exported(found: Replayed, form: str) -> bytes:
     """The requests as another tool writes them."""
     import datetime as dt
 
-    from headway.workload.writer_results import WRITERS, RunAbout, sent_rows
+    from headway.workload.writer_results import WRITERS
+    from headway.workload.writer_rows import RunAbout, sent_rows
 
     about = RunAbout(
         model=found.endpoint.model,

@@ -33,7 +33,7 @@ _PUBLIC = {
     "read_trace": "readers",
     "write_trace": "columnar",
     # results of runs
-    "RunAbout": "writer_results",
+    "RunAbout": "writer_rows",
     "Summary": "summaries",
     "read_summary": "summaries",
     "served_of": "served",

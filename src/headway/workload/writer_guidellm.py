@@ -15,7 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from headway.types import BoolColumn, FloatColumn
-    from headway.workload.writer_results import RunAbout, SentRows
+    from headway.workload.writer_rows import RunAbout, SentRows
 
 _PERCENTILES = {
     "p001": 0.001, "p01": 0.01, "p05": 0.05, "p10": 0.1, "p25": 0.25, "p50": 0.5,
