@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from headway.api.pools import Choice
     from headway.pictures.page import Page
+    from headway.probe.keys import Key
 
     T = TypeVar("T")
 
@@ -159,6 +160,23 @@ def write_out(directory: str | None, files: Callable[[], Mapping[str, bytes]]) -
     written = files()
     write_folder(directory, written)
     click.echo(f"wrote {directory}/: {', '.join(written)}", err=True)
+
+
+def key_of(variable: str | None, file: str | None) -> Key | None:
+    """Return the API key named by `--key-env` or `--key-file`.
+
+    Raises:
+        InputError: both are given, or there is none there.
+    """
+    if variable and file:
+        raise InputError("one key: by --key-env or by --key-file", place="--key-file")
+    if not variable and not file:
+        return None
+    from pathlib import Path
+
+    from headway.probe.keys import Key
+
+    return Key.from_environment(variable) if variable else Key.from_file(Path(str(file)))
 
 
 def pairs(items: Iterable[str], option: str) -> dict[str, str]:

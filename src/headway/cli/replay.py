@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from headway.api.paces import Pace
     from headway.api.replays import Replayed
     from headway.probe.client import Progress
-    from headway.probe.keys import Key
     from headway.probe.limits import Limits
 
 #: What a run that somebody stopped returns, as everywhere on the command line.
@@ -146,7 +145,7 @@ def command(source: str, out: str | None, form: str | None, *, as_json: bool, **
     from when a request was due, so that neither a slow client nor a full server hides what waited.
     """
     from headway.api import replay
-    from headway.pictures.replay_page import replay_page
+    from headway.cli.replay_page import replay_page
 
     key, pace, limits = key_of(chosen["key_env"], chosen["key_file"]), _pace(chosen), _limits(chosen)
     _check_out(out, form)
@@ -257,7 +256,7 @@ def replayed_files(found: Replayed, form: str | None = None) -> dict[str, bytes]
     """Return what `--out` writes: document, report, every request, the server's metrics, pictures."""
     from headway.api.documents import dumps
     from headway.pictures.files import picture_files
-    from headway.pictures.replay_page import replay_page
+    from headway.cli.replay_page import replay_page
     from headway.pictures.replays import replay_figures
     from headway.pictures.report import report
     from headway.probe.scrape_files import scrape_bytes

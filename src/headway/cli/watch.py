@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headway.cli.common import duration, emit, examples
+from headway.cli.common import duration, emit, examples, key_of
 
 if TYPE_CHECKING:
     from headway.api.watches import WatchedWindow
-    from headway.probe.keys import Key
 
 
 @click.command(
@@ -79,21 +78,13 @@ def command(
         osl_tokens=osl_tokens,
         tolerance_frac=tolerance_frac,
         windows_per_false_alarm=windows_per_false_alarm,
-        key=_key(key_env, key_file),
+        key=key_of(key_env, key_file),
         told=_as_json if as_json else lambda window: emit(_line(window)),
     )
     if found.drifted and not as_json:
         emit(f"recalibrate: headway calibrate endpoint{f' --url {url}' if url else ''} --name {found.calibration}\n")
     if found.drifted and check:
         click.get_current_context().exit(1)
-
-
-def _key(variable: str | None, file: str | None) -> Key | None:
-    from headway.probe.keys import Key
-
-    if variable:
-        return Key.from_environment(variable)
-    return Key.from_file(Path(file)) if file else None
 
 
 def _as_json(window: WatchedWindow) -> None:

@@ -1,4 +1,4 @@
-"""The page of a replay, which the terminal and the report both show."""
+"""The page of a replay, in the terminal and in the report."""
 
 from __future__ import annotations
 
