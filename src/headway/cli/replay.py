@@ -255,8 +255,8 @@ def _check_out(out: str | None, form: str | None) -> None:
 def replayed_files(found: Replayed, form: str | None = None) -> dict[str, bytes]:
     """Return what `--out` writes: document, report, every request, the server's metrics, pictures."""
     from headway.api.documents import dumps
-    from headway.pictures.files import picture_files
     from headway.cli.replay_page import replay_page
+    from headway.pictures.files import picture_files
     from headway.pictures.replays import replay_figures
     from headway.pictures.report import report
     from headway.probe.scrape_files import scrape_bytes
