@@ -18,16 +18,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headway.api.calibrations import calibrate_ops
     from headway.api.documents import document, dumps
+    from headway.api.endpoints import calibrate_endpoint, calibrate_fit
     from headway.api.facts import catalog_list, catalog_show
+    from headway.api.paces import Pace
     from headway.api.plans import plan
     from headway.api.pools import Choice
     from headway.api.prices import price
+    from headway.api.replays import replay
     from headway.api.scenarios import scenario_check, scenario_new
     from headway.api.simulations import simulate
     from headway.api.steps import estimate
     from headway.api.traffic import workload_describe, workload_synthesize
     from headway.api.validations import validate
+    from headway.api.watches import watch
     from headway.errors import EvidenceError, HeadwayError, InfeasibleError, InputError
+    from headway.probe.limits import Limits
 
 __version__ = "0.1.0"
 
@@ -38,6 +43,8 @@ _HOME = {
     "HeadwayError": "headway.errors",
     "InfeasibleError": "headway.errors",
     "InputError": "headway.errors",
+    "Limits": "headway.probe.limits",
+    "Pace": "headway.api.paces",
     "document": "headway.api.documents",
     "dumps": "headway.api.documents",
 }
@@ -48,7 +55,11 @@ __all__ = [
     "HeadwayError",
     "InfeasibleError",
     "InputError",
+    "Limits",
+    "Pace",
     "__version__",
+    "calibrate_endpoint",
+    "calibrate_fit",
     "calibrate_ops",
     "catalog_list",
     "catalog_show",
@@ -57,10 +68,12 @@ __all__ = [
     "estimate",
     "plan",
     "price",
+    "replay",
     "scenario_check",
     "scenario_new",
     "simulate",
     "validate",
+    "watch",
     "workload_describe",
     "workload_synthesize",
 ]

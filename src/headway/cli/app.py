@@ -61,17 +61,19 @@ def group(name: str, summary: str, *commands: str) -> LazyGroup:
 workload = group("workload", "Describe a trace, or make one.", "describe", "synthesize")
 catalog = group("catalog", "Look up accelerators, models, engines, links, prices and profiles.", "list", "show")
 scenario = group("scenario", "Check a scenario file, or start one.", "check", "new")
-calibrate = group("calibrate", "Measure what the model is calibrated with.", "ops")
+calibrate = group("calibrate", "Measure what the model is calibrated with.", "endpoint", "fit", "ops")
 
 app = LazyGroup(
     name="headway",
     at={
         "plan": "headway.cli.plan:command",
         "simulate": "headway.cli.simulate:command",
+        "replay": "headway.cli.replay:command",
         "estimate": "headway.cli.estimate:command",
         "price": "headway.cli.price:command",
         "validate": "headway.cli.validate:command",
         "calibrate": "headway.cli.app:calibrate",
+        "watch": "headway.cli.watch:command",
         "workload": "headway.cli.app:workload",
         "catalog": "headway.cli.app:catalog",
         "scenario": "headway.cli.app:scenario",

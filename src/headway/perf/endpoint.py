@@ -57,12 +57,15 @@ class Uncertainty:
         terms: names, in the order of the matrix: `decode_s.4`, `mixed_s.256`, `frontend_s`, …
         covariance: of the logarithms.
         drift_log_sd: how far all step times together move from one run to another on that machine.
+        misfit_log_sd: figure (`ttft.p50`, …) -> what its logarithm scatters by beyond terms and drift, as seen on runs
+            left out of the fit.
         not_identified: term -> why the runs do not tell it: it stands at its assumption.
     """
 
     terms: tuple[str, ...]
     covariance: tuple[tuple[float, ...], ...]
     drift_log_sd: float
+    misfit_log_sd: Mapping[str, float] = field(default_factory=dict)
     not_identified: Mapping[str, str] = field(default_factory=dict)
 
 

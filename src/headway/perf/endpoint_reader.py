@@ -196,6 +196,7 @@ def _uncertainty(node: Node, terms: StepTerms) -> Uncertainty:
         terms=tuple(names),
         covariance=_covariance(entries["covariance"], len(names)),
         drift_log_sd=entries["drift_log_sd"].number(least=0.0),
+        misfit_log_sd=_misfits(entries["misfit_log_sd"]),
         not_identified=_reasons(entries["not_identified"], known),
     )
 
@@ -208,6 +209,10 @@ def _covariance(node: Node, size: int) -> tuple[tuple[float, ...], ...]:
     if any(row[-1] < 0.0 for row in rows):
         node.fail("a variance, the last number of a row, is below zero")
     return tuple(tuple(rows[max(i, j)][min(i, j)] for j in range(size)) for i in range(size))
+
+
+def _misfits(node: Node) -> dict[str, float]:
+    return {} if node.is_null else {key: value.number(least=0.0) for key, value in node.entries().items()}
 
 
 def _reasons(node: Node, known: Iterable[str]) -> dict[str, str]:

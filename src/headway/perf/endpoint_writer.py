@@ -102,6 +102,8 @@ def _uncertainty(found: Uncertainty) -> Iterator[str]:
     yield f"  covariance:{'' if found.terms else ' []'}  # of the terms' logarithms, in that order: the lower triangle"
     yield from (f"    - {_value(row[: i + 1])}" for i, row in enumerate(found.covariance))
     yield f"  drift_log_sd: {_number(found.drift_log_sd)}  # all step times together, from one run to the next"
+    misfits = ", ".join(f"{_text(key)}: {_number(value)}" for key, value in found.misfit_log_sd.items())
+    yield f"  misfit_log_sd: {{{misfits}}}  # of a figure, beyond terms and drift"
     yield f"  not_identified:{'' if found.not_identified else ' {}'}"
     yield from (f"    {name}: {_text(why)}" for name, why in found.not_identified.items())
 

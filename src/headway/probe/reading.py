@@ -89,8 +89,8 @@ class Reading:
         if usage:
             self.input_tokens = int(usage.get("prompt_tokens", self.input_tokens))
             self.output_tokens = int(usage.get("completion_tokens", self.output_tokens))
-            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-            self.cached_tokens = self.cached_tokens if cached is None else int(cached)
+            found = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+            self.cached_tokens = self.cached_tokens if found is None else int(found)
 
 
 def _is_token(choice: dict[str, Any]) -> bool:

@@ -169,6 +169,39 @@ def settings(engine: str, version: str, ledger: Ledger) -> EngineSettings | None
     return replace(built, own=defaults.own(**own) if defaults.own is not type(None) else None)
 
 
+def offline(
+    engine: str, version: str, overrides: Mapping[str, object], over: EngineSettings | None = None
+) -> tuple[EngineSettings, int]:
+    """Build the settings of a server that cannot be asked, and the KV blocks given (0: none were).
+
+    Args:
+        engine: a key of `DEFAULTS`, or a policy's name.
+        version: as the engine says it.
+        overrides: as `read` takes them.
+        over: what holds where nothing is given; the engine's defaults if None.
+
+    Raises:
+        InputError: an unknown engine or setting, a value it cannot have, or no length of a sequence.
+    """
+    name = next((key for key, one in DEFAULTS.items() if engine in (key, one.policy)), None)
+    if name is None:
+        raise InputError(f"there is no engine {engine!r}", place="--engine", hint=nearest(engine, DEFAULTS))
+    ledger = Ledger()
+    for key, value in overrides.items():
+        ledger.tell("given", **{_known(name, key): _typed(key, value)})
+    blocks = int(ledger.values.pop("num_gpu_blocks", 0))
+    if over is not None:
+        own = {key: value for key, value in ledger.values.items() if key in _own(name)}
+        rest = {key: value for key, value in ledger.values.items() if key not in own}
+        kept = replace(over, **rest)
+        return (replace(kept, own=replace(kept.own, **own)) if own and kept.own is not None else kept), blocks
+    ledger.assume(DEFAULTS[name].why, **DEFAULTS[name].values)
+    built = settings(name, version, ledger)
+    if built is None:
+        raise InputError("how long a sequence may get is not known", place="--set", hint="--set max_model_len=8192")
+    return built, blocks
+
+
 def _own(engine: str) -> set[str]:
     own = DEFAULTS[engine].own
     return {entry.name for entry in fields(own)} if own is not type(None) else set()

@@ -64,7 +64,7 @@ class _Resolved(AbstractResolver):
     def __init__(self, address: Address) -> None:
         self._address = address
 
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:  # type: ignore[override]  # noqa: ARG002 - the protocol
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:  # noqa: ARG002 - the protocol
         return [
             ResolveResult(hostname=host, host=text, port=port, family=kind, proto=0, flags=0)
             for kind, text in self._address.resolved
@@ -79,7 +79,7 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(
             limit=0, keepalive_timeout=KEEPALIVE_S, resolver=_Resolved(address), ttl_dns_cache=None, use_dns_cache=True
         )
-        self._factory = functools.partial(_Timed, loop=loop)
+        self._factory = functools.partial(_Timed, loop=loop)  # type: ignore[assignment] # it is one
 
     async def connect(self, *args: Any, **keywords: Any) -> Any:
         connection = await super().connect(*args, **keywords)

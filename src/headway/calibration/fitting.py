@@ -1,0 +1,248 @@
+"""Fits the terms of a step by simulating what was sent.
+
+Every run is replayed on the simulator with the engine's own scheduling rules; the logarithms of each request's TTFT and
+TPOT, measured over simulated, are the residuals. Least squares with a soft-L1 loss (a stall of the machine counts
+once, not squared), the priors of `parameters` as rows of their own. A run's own speed on that day is a random effect:
+one factor on all its step times, drawn towards one by the spread that the factors themselves show (τ, refitted until it
+stands). The covariance is that of the linearised posterior, with as many independent observations per run as its
+residuals' autocorrelation leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.calibration.parameters import Parameters, parameters
+from headway.errors import EvidenceError
+from headway.perf.endpoint_steps import step_table
+from headway.simulator import simulate
+from headway.types import Replica
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from headway.calibration.runs import Run
+    from headway.perf.endpoint import StepTerms
+    from headway.types import EngineSettings, FloatColumn
+
+_PS_PER_S = 1e12
+#: How far to move an entry to see what depends on it: beyond the simulator's own unevenness, within the linear.
+_STEP = 0.02
+#: A residual beyond so many of its scale counts linearly.
+_SOFT = 1.5
+#: What a request's residual is taken to scatter by before any was seen, and at least.
+_SCATTER, _LEAST_SCATTER = 0.1, 0.02
+#: Spread of the runs' speeds before they are seen, and the least and most it may become.
+_DRIFT, _LEAST_DRIFT, _MOST_DRIFT = 0.05, 0.01, 0.3
+_ROUNDS = 5
+#: Steps of one round at most, and the share of the cost below which a gain ends it.
+_STEPS, _ENOUGH_FRAC = 30, 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What a fit found.
+
+    Attributes:
+        parameters: of what.
+        vector: (n,) as `Parameters` has it.
+        logs: (n,) logarithms of the terms.
+        covariance: (n, n) of them.
+        drift_log_sd: spread of the runs' speeds.
+        drifts: (runs,) logarithm of each run's own factor.
+        scatter: of TTFT and TPOT of single requests, in logarithms.
+    """
+
+    parameters: Parameters
+    vector: FloatColumn
+    logs: FloatColumn
+    covariance: FloatColumn
+    drift_log_sd: float
+    drifts: FloatColumn
+    scatter: tuple[float, float]
+
+    @property
+    def terms(self) -> StepTerms:
+        """The terms."""
+        return self.parameters.terms(self.logs)
+
+
+def simulated_run(run: Run, replica: Replica) -> tuple[FloatColumn, FloatColumn]:
+    """Return TTFT and TPOT of every request of a run, simulated, in seconds; NaN where there is none."""
+    turnaround_s = 0.0 if run.concurrency is None else run.turnaround_s + replica.frontend_s
+    found = simulate(run.requests, replica, concurrency=run.concurrency, turnaround_s=turnaround_s)
+    first, last = (np.where(t < 0, np.nan, t) / _PS_PER_S for t in (found.first_ps, found.last_ps))
+    gaps = run.requests.osl_tokens - 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpot_s = np.where(gaps > 0, (last - first) / gaps, np.nan)
+    return first + replica.frontend_s - found.arrive_ps / _PS_PER_S, tpot_s
+
+
+class _Problem:
+    """The residuals of a fit."""
+
+    def __init__(self, runs: Sequence[Run], settings: EngineSettings, num_gpu_blocks: int, params: Parameters) -> None:
+        self.runs, self.settings, self.blocks, self.params = runs, settings, num_gpu_blocks, params
+        self.kept = [(np.isfinite(run.ttft_s), np.isfinite(run.tpot_s) & (run.tpot_s > 0)) for run in runs]
+
+    def replica(self, vector: FloatColumn, drift: float) -> Replica:
+        terms = self.params.terms(self.params.logs(vector), drift)
+        table = step_table(terms, self.settings)
+        return Replica(settings=self.settings, step=table, num_gpu_blocks=self.blocks, frontend_s=terms.frontend_s)
+
+    def of_run(self, k: int, vector: FloatColumn, drift: float) -> tuple[FloatColumn, FloatColumn]:
+        """Return log(measured / simulated) of TTFT and of TPOT of a run's answered requests."""
+        run, (has_ttft, has_tpot) = self.runs[k], self.kept[k]
+        ttft_s, tpot_s = simulated_run(run, self.replica(vector, drift))
+        return np.log(run.ttft_s[has_ttft] / ttft_s[has_ttft]), np.log(run.tpot_s[has_tpot] / tpot_s[has_tpot])
+
+
+def fit(
+    runs: Sequence[Run],
+    settings: EngineSettings,
+    num_gpu_blocks: int,
+    *,
+    params: Parameters | None = None,
+    start: Fit | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Fit:
+    """Fit the terms to runs.
+
+    Args:
+        runs: of one endpoint.
+        settings: its scheduler's.
+        num_gpu_blocks: its KV blocks.
+        params: which terms; chosen from the runs if None.
+        start: begin there (a fit of nearly the same runs), and keep its scatter and drift.
+        progress: told which round of how many is done.
+
+    Raises:
+        EvidenceError: there are no runs.
+    """
+    if not runs:
+        raise EvidenceError("no runs to fit to")
+    params = params or parameters(runs, settings)
+    problem = _Problem(runs, settings, num_gpu_blocks, params)
+    vector, drifts = (start.vector if start else params.centres).copy(), np.zeros(len(runs))
+    scatter = start.scatter if start else (2 * _SCATTER, 2 * _SCATTER)
+    tau = start.drift_log_sd if start else _DRIFT
+    n = len(vector)
+    for round_number in range(1 if start else _ROUNDS):
+        vector, drifts, jacobian = _solve(problem, vector, drifts, scatter, tau)
+        covariance: FloatColumn = np.linalg.inv(jacobian.T @ jacobian).astype(np.float64)
+        if not start:
+            scatter = _scatter(problem, vector, drifts)
+            tau = _spread(drifts, covariance[n:, n:])
+        progress(round_number + 1, _ROUNDS)
+    slopes = params.slopes(vector)
+    return Fit(
+        parameters=params,
+        vector=vector,
+        logs=params.logs(vector),
+        covariance=slopes @ covariance[:n, :n] @ slopes.T,
+        drift_log_sd=tau,
+        drifts=drifts,
+        scatter=scatter,
+    )
+
+
+def _solve(
+    problem: _Problem, vector: FloatColumn, drifts: FloatColumn, scatter: tuple[float, float], tau: float
+) -> tuple[FloatColumn, FloatColumn, FloatColumn]:
+    """Gauss-Newton with damping (Levenberg-Marquardt) on vector and drifts; also the weighted Jacobian."""
+    x = np.concatenate([vector, drifts])
+    damping = 1e-2
+    value, jacobian = _linearised(problem, x, scatter, tau)
+    cost = float(value @ value)
+    for _ in range(_STEPS):
+        normal, slope = jacobian.T @ jacobian, jacobian.T @ value
+        step = -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), slope)
+        step = np.clip(step, -1.0, 1.0)
+        tried = _weighted(problem, x + step, scatter, tau)
+        new = float(tried @ tried)
+        if new < cost:
+            gain, x, damping = cost - new, x + step, max(damping / 5, 1e-6)
+            value, jacobian = _linearised(problem, x, scatter, tau)
+            cost = float(value @ value)
+            if gain < _ENOUGH_FRAC * cost:
+                break
+        else:
+            damping *= 10
+            if damping > 1e4:
+                break
+    n = len(problem.params.names)
+    return x[:n], x[n:], jacobian
+
+
+def _blocks(problem: _Problem, x: FloatColumn, k: int, scatter: tuple[float, float]) -> tuple[FloatColumn, FloatColumn]:
+    n = len(problem.params.names)
+    ttft, tpot = problem.of_run(k, x[:n], float(x[n + k]))
+    return ttft / scatter[0], tpot / scatter[1]
+
+
+def _soft(residuals: FloatColumn) -> FloatColumn:
+    """Return residuals whose squares are the soft-L1 loss."""
+    scaled = residuals / _SOFT
+    found: FloatColumn = np.sign(scaled) * _SOFT * np.sqrt(2 * (np.sqrt(1 + scaled**2) - 1))
+    return found
+
+
+def _weighted(problem: _Problem, x: FloatColumn, scatter: tuple[float, float], tau: float) -> FloatColumn:
+    n = len(problem.params.names)
+    parts = [_soft(part) for k in range(len(problem.runs)) for part in _blocks(problem, x, k, scatter)]
+    return np.concatenate([*parts, problem.params.prior_residuals(x[:n]), x[n:] / tau])
+
+
+def _linearised(
+    problem: _Problem, x: FloatColumn, scatter: tuple[float, float], tau: float
+) -> tuple[FloatColumn, FloatColumn]:
+    """Return the weighted residuals and their derivatives, by central differences; a drift moves its own run only."""
+    n, count = len(problem.params.names), len(problem.runs)
+    values = [np.concatenate(_blocks(problem, x, k, scatter)) for k in range(count)]
+    slopes = [np.zeros((len(value), n + count)) for value in values]
+    for k in range(count):
+        for i in (*range(n), n + k):
+            up, down = x.copy(), x.copy()
+            up[i] += _STEP
+            down[i] -= _STEP
+            ahead, behind = (np.concatenate(_blocks(problem, moved, k, scatter)) for moved in (up, down))
+            slopes[k][:, i] = (ahead - behind) / (2 * _STEP)
+    value, slope = np.concatenate(values), np.concatenate(slopes)
+    soft = _soft(value)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chain = np.where(np.abs(value) > 1e-9, value / soft / np.sqrt(1 + (value / _SOFT) ** 2), 1.0)
+    priors = np.zeros((len(problem.params.centres) + count, n + count))
+    priors[:-count, :n] = np.diag(1 / problem.params.spreads)
+    priors[-count:, n:] = np.eye(count) / tau
+    residuals = np.concatenate([soft, problem.params.prior_residuals(x[:n]), x[n:] / tau])
+    return residuals, np.concatenate([slope * chain[:, None], priors])
+
+
+def _scatter(problem: _Problem, vector: FloatColumn, drifts: FloatColumn) -> tuple[float, float]:
+    """Return the robust spread of single requests' residuals, widened by their autocorrelation.
+
+    With a lag-1 correlation r, n residuals tell as much as n (1 − r) / (1 + r) independent ones (AR(1)).
+    """
+    found = [problem.of_run(k, vector, float(drifts[k])) for k in range(len(problem.runs))]
+    return tuple(_widened([pair[side] for pair in found]) for side in (0, 1))  # type: ignore[return-value]
+
+
+def _widened(parts: list[FloatColumn]) -> float:
+    every = np.concatenate(parts)
+    if not len(every):
+        return _SCATTER
+    spread = max(1.4826 * float(np.median(np.abs(every))), _LEAST_SCATTER)
+    inside = [np.clip(part, -3 * spread, 3 * spread) for part in parts]
+    square = sum(float(part @ part) for part in inside)
+    lagged = sum(float(part[1:] @ part[:-1]) for part in inside)
+    r = min(max(lagged / max(square, 1e-12), 0.0), 0.9)
+    return spread * float(np.sqrt((1 + r) / (1 - r)))
+
+
+def _spread(drifts: FloatColumn, covariance: FloatColumn) -> float:
+    """Return the spread of the runs' speeds: their mean square, and what is not known of each (one step of EM)."""
+    square = float(np.mean(drifts**2 + np.diag(covariance)))
+    return float(np.clip(np.sqrt(square), _LEAST_DRIFT, _MOST_DRIFT))

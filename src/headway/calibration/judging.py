@@ -1,0 +1,202 @@
+"""From a fit to a calibration: each run predicted by a fit that left it out, bands from that, what is not told."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import t as student
+
+from headway.calibration.fitting import fit
+from headway.calibration.parameters import most_in_flight
+from headway.calibration.predicting import FIGURES, simulated_figures
+from headway.perf.endpoint import EndpointCalibration, FittedRun, Uncertainty
+from headway.perf.endpoint_steps import step_table
+from headway.probe.nouns import Load
+from headway.types import Replica
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from headway.calibration.fitting import Fit
+    from headway.calibration.runs import Run
+    from headway.types import EngineSettings, FloatColumn
+
+#: A term whose standard deviation the runs left at more than this share of the prior's is not identified.
+_UNTOLD_FRAC = 0.7
+#: Beyond this many fewer draws suffice: only a spread is taken of them.
+_DRAWS = 24
+#: Fewer runs cannot be left out in turn.
+LEAST_RUNS = 3
+_CONFIDENCE_FRAC = 0.9
+
+
+def judge(
+    found: Fit,
+    runs: Sequence[Run],
+    settings: EngineSettings,
+    num_gpu_blocks: int,
+    *,
+    about: Mapping[str, str],
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> EndpointCalibration:
+    """Return the calibration: the fit, its uncertainty, and how it did on every run it was fitted without.
+
+    Args:
+        found: the fit to all runs.
+        runs: what it was fitted to.
+        settings: the engine's.
+        num_gpu_blocks: its KV blocks.
+        about: `name`, `made`, `engine`, `engine_version`, `model`, `hardware`, `weight_dtype`, `kv_dtype`.
+        progress: told how many runs have been left out, of how many.
+    """
+    errors: list[dict[str, float]] = []
+    spreads: list[dict[str, float]] = []
+    for k, run in enumerate(runs):
+        if len(runs) >= LEAST_RUNS:
+            others = [other for other in runs if other is not run]
+            without = fit(others, settings, num_gpu_blocks, params=found.parameters, start=found)
+            predicted, spread = _predicted(without, run, settings, num_gpu_blocks)
+            errors.append(_log_ratios(predicted, run_figures(run)))
+            spreads.append(spread)
+        progress(k + 1, len(runs))
+    misfit = {name: _misfit(errors, spreads, name) for name in FIGURES} if errors else {}
+    sd = np.sqrt(np.diag(found.covariance))
+    return EndpointCalibration(
+        name=about["name"],
+        made=about["made"],
+        engine=about["engine"],
+        engine_version=about["engine_version"],
+        model=about["model"],
+        hardware=about["hardware"],
+        tp=int(about.get("tp", "1")),
+        weight_dtype=about["weight_dtype"],
+        kv_dtype=about["kv_dtype"],
+        settings=settings,
+        num_gpu_blocks=num_gpu_blocks,
+        terms=found.terms,
+        uncertainty=Uncertainty(
+            terms=found.parameters.names,
+            covariance=tuple(tuple(map(float, row)) for row in found.covariance),
+            drift_log_sd=found.drift_log_sd,
+            misfit_log_sd={name: value for name, value in misfit.items() if math.isfinite(value)},
+            not_identified=_untold(found, sd),
+        ),
+        bands_frac={name: band for name in FIGURES if (band := _band(errors, name)) is not None},
+        valid=_valid(runs, settings),
+        runs=tuple(_fitted(run, errors[k] if errors else {}) for k, run in enumerate(runs)),
+    )
+
+
+def as_load(run: Run) -> Load:
+    """Return what was sent in a run as a load."""
+    return Load(name=run.name, requests=run.requests, concurrency=run.concurrency, turnaround_s=run.turnaround_s)
+
+
+def run_figures(run: Run) -> dict[str, float]:
+    """Return the measured figures of a run, over its answered requests, from the time each was sent."""
+    kept = np.isfinite(run.ttft_s)
+    gaps = run.requests.osl_tokens - 1
+    e2e_s = run.ttft_s + np.where(gaps > 0, np.nan_to_num(run.tpot_s) * gaps, 0.0)
+    columns = {"ttft": run.ttft_s[kept], "tpot": run.tpot_s[np.isfinite(run.tpot_s)], "e2e": e2e_s[kept]}
+    return {f"{m}.{name}": _rank(column, frac) for m, column in columns.items() for frac, name in _RANKS}
+
+
+_RANKS = ((0.5, "p50"), (0.95, "p95"))
+
+
+def _rank(values: FloatColumn, frac: float) -> float:
+    from headway.metrics import rank_of
+
+    return float(np.sort(values)[rank_of(frac, len(values))]) if len(values) else math.nan
+
+
+def _replica(found: Fit, logs: FloatColumn, drift: float, settings: EngineSettings, blocks: int) -> Replica:
+    terms = found.parameters.terms(logs, drift)
+    return Replica(
+        settings=settings, step=step_table(terms, settings), num_gpu_blocks=blocks, frontend_s=terms.frontend_s
+    )
+
+
+def _predicted(
+    found: Fit, run: Run, settings: EngineSettings, num_gpu_blocks: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the figures a fit predicts of a run, and the spread of their logarithms by terms and drift."""
+    rng = np.random.default_rng(0)
+    load = as_load(run)
+    expected = simulated_figures(load, _replica(found, found.logs, 0.0, settings, num_gpu_blocks))
+    drawn = [
+        simulated_figures(
+            load,
+            _replica(
+                found,
+                rng.multivariate_normal(found.logs, found.covariance, method="eigh"),
+                float(rng.normal(0.0, found.drift_log_sd)),
+                settings,
+                num_gpu_blocks,
+            ),
+        )
+        for _ in range(_DRAWS)
+    ]
+    spread = {name: float(np.std([_log(one[name]) for one in drawn])) for name in FIGURES}
+    return expected, spread
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 and math.isfinite(value) else math.nan
+
+
+def _log_ratios(predicted: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    found = {name: _log(predicted[name]) - _log(value) for name, value in measured.items()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _misfit(errors: Sequence[Mapping[str, float]], spreads: Sequence[Mapping[str, float]], name: str) -> float:
+    """Return what errors scatter by beyond the spread that was expected of them."""
+    pairs = [(one[name], spread[name]) for one, spread in zip(errors, spreads, strict=True) if name in one]
+    excess = [error**2 - spread**2 for error, spread in pairs if math.isfinite(spread)]
+    return math.sqrt(max(sum(excess) / len(excess), 0.0)) if excess else math.nan
+
+
+def _band(errors: Sequence[Mapping[str, float]], name: str) -> tuple[float, float] | None:
+    """Return where 90 % of further runs lie around their prediction: Student's t on the left-out logarithms."""
+    known = [one[name] for one in errors if name in one]
+    if len(known) < LEAST_RUNS:
+        return None
+    spread = math.sqrt(sum(value**2 for value in known) / len(known))
+    reach = float(student.ppf((1 + _CONFIDENCE_FRAC) / 2, len(known) - 1)) * spread * math.sqrt(1 + 1 / len(known))
+    return math.expm1(-reach), math.expm1(reach)
+
+
+def _untold(found: Fit, sd: FloatColumn) -> dict[str, str]:
+    """Name the terms that the runs did not tell."""
+    prior = found.parameters.prior_sd()
+    return {
+        name: f"the runs do not tell it: ±{100 * math.expm1(min(before, 3)):.0f} % without them, "
+        f"±{100 * math.expm1(min(after, 3)):.0f} % with them"
+        for name, before, after in zip(found.parameters.names, prior, sd, strict=True)
+        if after > _UNTOLD_FRAC * before
+    }
+
+
+def _valid(runs: Sequence[Run], settings: EngineSettings) -> dict[str, tuple[float, float]]:
+    longest = max(int((run.requests.isl_tokens + run.requests.osl_tokens).max()) for run in runs)
+    prompts = [run.requests.isl_tokens for run in runs]
+    busiest = max(min(most_in_flight(run), settings.max_num_seqs) for run in runs)
+    tokens = min(max(float(np.sort(isl)[-min(busiest, len(isl)) :].sum()) for isl in prompts), 1e9)
+    return {
+        "batch": (1.0, float(busiest)),
+        "tokens": (1.0, float(min(tokens, settings.max_num_batched_tokens))),
+        "context": (0.0, float(longest)),
+    }
+
+
+def _fitted(run: Run, errors: Mapping[str, float]) -> FittedRun:
+    return FittedRun(
+        name=run.name,
+        requests=len(run),
+        started=run.started,
+        sha256=run.sha256,
+        errors_frac={name: math.expm1(value) for name, value in errors.items()},
+    )

@@ -1,0 +1,172 @@
+"""Measures an endpoint within a budget of time: a few fixed runs, then those that tell the most.
+
+All runs are closed loops cut off by the clock: they need no guess of how fast the server is, and cannot flood it. Their
+prompts share nothing, so that what is learnt is the cost of work, not of luck with a cache.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.calibration.design import Proposal, candidates, propose
+from headway.calibration.fitting import fit
+from headway.calibration.runs import LEAST_REQUESTS, run_of
+from headway.errors import EvidenceError
+from headway.probe.client import send
+from headway.probe.joining import without_cut_off
+from headway.probe.limits import Limits
+from headway.probe.nouns import Load
+from headway.probe.prompts import prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headway.calibration.fitting import Fit
+    from headway.calibration.runs import Run
+    from headway.probe.keys import Key
+    from headway.probe.nouns import Endpoint, Sent
+    from headway.types import Requests
+
+#: Runs a budget is divided into, and the fewest before measuring may end early: the spread between runs is one of the
+#: things to learn.
+SLOTS, LEAST_RUNS = 8, 6
+#: Clients of the fixed runs, as a share of the seats.
+_FIXED_FRACS = (0.0, 1.0, 0.5, 0.25)
+#: A run at its slot's end waits for nobody: what is in flight is cut off and left out.
+_MOST_CLIENTS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """Everything that measuring an endpoint needs to know.
+
+    Attributes:
+        endpoint: whom to measure.
+        num_gpu_blocks: its KV blocks.
+        traffic: lengths to send; enough of them for every run.
+        budget_s: how long it may take in all.
+        key: sent as a bearer token.
+        allow_public: whether a public address may be sent to.
+        seed: of the prompts.
+        progress: told what is done now, how many runs are done, and of how many.
+    """
+
+    endpoint: Endpoint
+    num_gpu_blocks: int
+    traffic: Requests
+    budget_s: float
+    key: Key | None = None
+    allow_public: bool = False
+    seed: int = 0
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None
+
+    @property
+    def slot_s(self) -> float:
+        """How long one run may take."""
+        return self.budget_s / SLOTS
+
+    @property
+    def seats(self) -> int:
+        """The most clients of a run."""
+        assert self.endpoint.settings is not None  # checked by who calibrates
+        return min(self.endpoint.settings.max_num_seqs, _MOST_CLIENTS)
+
+
+def measure(about: Measuring) -> tuple[list[Sent], list[Run]]:
+    """Measure an endpoint, run by run, each chosen by what those before left open.
+
+    Raises:
+        EvidenceError: nothing was answered in a run.
+        InputError: the address is not allowed, or a load cannot be sent.
+    """
+    ended_s = time.monotonic() + about.budget_s
+    every: list[Sent] = []
+    runs: list[Run] = []
+    for clients in _fixed(about.seats):
+        _add(about, Load(name=f"closed {clients}", requests=_alone(about.traffic), concurrency=clients), every, runs)
+    while time.monotonic() + about.slot_s <= ended_s and not _stopped(every):
+        proposals = next_runs(about, runs, most=1)
+        if not proposals and len(runs) >= LEAST_RUNS:
+            break
+        load = proposals[0].load if proposals else _again(about, len(runs))
+        _add(about, replace(load, name=_name(load, runs)), every, runs)
+    return every, runs
+
+
+def next_runs(about: Measuring, runs: list[Run], *, most: int, found: Fit | None = None) -> list[Proposal]:
+    """Return the runs worth doing next, best first."""
+    settings = about.endpoint.settings
+    assert settings is not None  # checked by who calibrates
+    found = found or fit(runs, settings, about.num_gpu_blocks)
+    blocks = about.num_gpu_blocks
+    traffic = _alone(about.traffic)
+    choices = candidates(traffic, settings, seconds=about.slot_s, found=found, blocks=blocks)
+    choices = [load for load in choices if (load.concurrency or 0) <= about.seats]
+    wanted = [load for load in choices if not load.name.endswith(("short", "long"))]
+    return propose(found, wanted, choices, settings, blocks, most=most) if wanted else []
+
+
+def _fixed(seats: int) -> list[int]:
+    """Return the clients of the fixed runs: one alone, then full, half and a quarter."""
+    found: list[int] = []
+    for frac in _FIXED_FRACS:
+        clients = max(int(seats * frac), 1)
+        if clients not in found:
+            found.append(clients)
+    return found
+
+
+def _again(about: Measuring, done: int) -> Load:
+    """Return a run like an earlier one: the spread between equal runs is the machine's own."""
+    clients = _fixed(about.seats)
+    return Load(name="", requests=_alone(about.traffic), concurrency=clients[done % len(clients)])
+
+
+def _name(load: Load, runs: list[Run]) -> str:
+    base = load.name or f"closed {load.concurrency}"
+    taken = {run.name for run in runs}
+    return base if base not in taken else next(f"{base} #{k}" for k in range(2, 1000) if f"{base} #{k}" not in taken)
+
+
+def _alone(requests: Requests) -> Requests:
+    """Return the lengths alone: sent when a client is free, sharing nothing."""
+    count = len(requests)
+    return replace(requests, arrive_s=np.zeros(count), prefix=None, session_id=None, abort_s=None)
+
+
+def _stopped(every: list[Sent]) -> bool:
+    """Whether somebody stopped the last run: its time was not up."""
+    return every[-1].client.interrupted == "Ctrl-C"
+
+
+def _add(about: Measuring, load: Load, every: list[Sent], runs: list[Run]) -> None:
+    """Send a load for the length of a slot and take it in."""
+    about.progress(load.name, len(runs), SLOTS)
+    shift = len(runs) * 37 % max(len(load.requests), 1)  # other prompts and lengths than the runs before
+    rolled = _rolled(load, shift)
+    salt = dt.datetime.now(dt.UTC).isoformat()
+    bodies = prompts(about.endpoint, rolled.requests, seed=about.seed, salt=salt, key=about.key)
+    limits = Limits(duration_s=about.slot_s, allow_public=about.allow_public)
+    sent, _ = without_cut_off(send(rolled, about.endpoint, bodies, limits, key=about.key))
+    every.append(sent)
+    try:
+        runs.append(run_of(sent))
+    except EvidenceError:
+        if not runs:
+            raise EvidenceError(
+                f"fewer than {LEAST_REQUESTS} requests were answered in {about.slot_s:.0f} s; a longer --budget, or "
+                "shorter prompts (--scale-isl), would give more"
+            ) from None
+
+
+def _rolled(load: Load, shift: int) -> Load:
+    """Return the load with its first requests moved to its end."""
+    from headway.workload.selection import take
+
+    order = np.roll(np.arange(len(load.requests)), -shift)
+    return replace(load, requests=take(load.requests, order))

@@ -1,0 +1,171 @@
+"""Runs to fit to: what was sent, when, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.errors import EvidenceError, InputError
+from headway.workload.readers import read_trace
+from headway.workload.selection import take
+
+if TYPE_CHECKING:
+    from headway.probe.nouns import Sent
+    from headway.types import BoolColumn, FloatColumn, Requests
+    from headway.workload.trace import Trace
+
+#: Fewer answered requests than these say nothing.
+LEAST_REQUESTS = 5
+#: Share of the sends after which as many must be under way as ever, for a run to count as a closed loop.
+_CLOSED_FRAC = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of an endpoint.
+
+    Attributes:
+        name: of the run.
+        requests: as sent, in that order; lengths are those the server counted. In a closed loop nobody was due at a
+            time of its own: all stand at 0.
+        concurrency: clients of a closed loop; None: open.
+        turnaround_s: of a closed loop.
+        ttft_s: by request; NaN where it failed.
+        tpot_s: likewise; NaN too where it had one token.
+        started: wall clock, ISO; empty where unknown.
+        sha256: of the file; empty where there is none.
+        failed: requests that were not answered in full; they load the model like the others.
+    """
+
+    name: str
+    requests: Requests
+    ttft_s: FloatColumn = field(repr=False)
+    tpot_s: FloatColumn = field(repr=False)
+    concurrency: int | None = None
+    turnaround_s: float = 0.0
+    started: str = ""
+    sha256: str = ""
+    failed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+def run_of(sent: Sent) -> Run:
+    """Return what was sent as a run to fit to.
+
+    Raises:
+        EvidenceError: too few requests were answered.
+    """
+    load = sent.load
+    found = _run(load.name, sent.trace, started=sent.started)
+    return found if load.concurrency is None else closed(found, load.concurrency, load.turnaround_s)
+
+
+def closed(run: Run, concurrency: int, turnaround_s: float = 0.0) -> Run:
+    """Return the same run as a closed loop."""
+    free = replace(run.requests, arrive_s=np.zeros(len(run)))
+    return replace(run, requests=free, concurrency=concurrency, turnaround_s=turnaround_s)
+
+
+def clients_of(run: Run) -> int | None:
+    """Return how many clients sent a run, if it looks like a closed loop: as many in flight after nearly every send.
+
+    A file does not say so; the count of requests under way does, once each client has sent its first.
+    """
+    sends_s = run.requests.arrive_s
+    ends_s = np.sort(sends_s + run.ttft_s + np.nan_to_num(run.tpot_s) * (run.requests.osl_tokens - 1))
+    ended = np.searchsorted(ends_s[np.isfinite(ends_s)], sends_s, side="right")
+    in_flight = np.arange(1, len(run) + 1) - ended
+    most = int(in_flight.max(initial=0))
+    if run.failed or len(run) < 2 * most + LEAST_REQUESTS:
+        return None
+    return most if float((in_flight[most - 1 :] == most).mean()) >= _CLOSED_FRAC else None
+
+
+def read_run(path: str | Path, *, part: int | None = None) -> Run:
+    """Read a run from a file: what `headway replay` wrote, or a result of AIPerf, GuideLLM or `vllm bench serve`.
+
+    Args:
+        path: the file, or the folder of a replay.
+        part: which of several benchmarks in it, from 1.
+
+    Raises:
+        InputError: it cannot be read, or has no latencies.
+        EvidenceError: too few requests were answered.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file /= "requests.parquet"
+    trace = read_trace(file, part=part)
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    name = file.parent.name if file.name == "requests.parquet" else file.stem
+    found = _run(name, trace, sha256=digest)
+    clients = clients_of(found)
+    return found if clients is None else closed(found, clients)
+
+
+def _run(name: str, trace: Trace, *, started: str = "", sha256: str = "") -> Run:
+    measured, requests = trace.measured, trace.requests
+    if measured is None or measured.ttft_s is None or measured.e2e_s is None:
+        raise InputError("no latencies in it: TTFT and E2E are needed", file=trace.file or name)
+    never = np.full(len(requests), np.nan)
+    sent_s = np.zeros(len(requests)) if measured.sent_s is None else measured.sent_s
+    failed = np.zeros(len(requests), bool) if measured.error is None else measured.error != 0
+    answered = ~failed & np.isfinite(measured.e2e_s) & np.isfinite(measured.ttft_s)
+    if int(answered.sum()) < LEAST_REQUESTS:
+        raise EvidenceError(f"{name}: {int(answered.sum())} answered requests; at least {LEAST_REQUESTS} are needed")
+    counted = _counted(requests, trace, answered)
+    tokens = counted.osl_tokens
+    ttft_s = np.where(answered, measured.ttft_s - np.nan_to_num(sent_s), never)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpot_s = np.where(answered & (tokens > 1), (measured.e2e_s - measured.ttft_s) / (tokens - 1), never)
+    return _in_order(name, counted, sent_s, ttft_s, tpot_s, started, sha256, int((~answered).sum()))
+
+
+def _counted(requests: Requests, trace: Trace, answered: BoolColumn) -> Requests:
+    """Return the requests with the lengths the server counted, where it did."""
+    measured = trace.measured
+    assert measured is not None
+
+    def column(asked: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+        return asked if counts is None else np.where(answered & (counts > 0), counts, asked)
+
+    return replace(
+        requests,
+        isl_tokens=column(requests.isl_tokens, measured.input_tokens),
+        osl_tokens=column(requests.osl_tokens, measured.output_tokens),
+    )
+
+
+def _in_order(
+    name: str,
+    requests: Requests,
+    sent_s: FloatColumn,
+    ttft_s: FloatColumn,
+    tpot_s: FloatColumn,
+    started: str,
+    sha256: str,
+    failed: int,
+) -> Run:
+    """Return the run in the order of sending; what was never sent is left out."""
+    at_s = requests.arrive_s + sent_s
+    index = np.flatnonzero(np.isfinite(at_s))
+    index = index[np.argsort(at_s[index], kind="stable")]
+    moved = replace(take(requests, index), arrive_s=at_s[index] - at_s[index].min())
+    return Run(
+        name=name,
+        requests=moved,
+        ttft_s=ttft_s[index],
+        tpot_s=tpot_s[index],
+        started=started,
+        sha256=sha256,
+        failed=failed,
+    )
