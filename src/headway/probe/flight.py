@@ -114,7 +114,8 @@ class Flight:
         """Note that it ended: with the last that came, or now if nothing did."""
         times_s = self.arrivals.times_s
         self.end_s = times_s[-1] if times_s and not self.code else time.perf_counter()
-        self.landed.set_result(self.end_s)
+        if not self.landed.done():  # a stopped run cancels the clients that wait for it, and it with them
+            self.landed.set_result(self.end_s)
 
 
 def retry_after_s(header: str) -> float | None:
