@@ -15,8 +15,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
-from llama import LLAMA, SETTINGS, TOOLS, needs_llama
-from servers import post, running, wait_until_ready
+from llama import LLAMA, SETTINGS, needs_llama
+from servers import HERE, post, running, wait_until_ready
 
 from headway.cli import main
 from headway.perf.endpoint import EndpointCalibration, StepTerms, Uncertainty
@@ -136,7 +136,7 @@ def slowed(process: int) -> Iterator[None]:
 def test_it_holds_until_the_server_is_slowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random.seed(5)
     log = tmp_path / "log"
-    with running([str(LLAMA.python), str(TOOLS / "serve_llama.py"), json.dumps(SETTINGS)], log) as process:
+    with running([str(LLAMA.python), str(HERE / "serve_llama.py"), json.dumps(SETTINGS)], log) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         wait_until_ready(f"{url}/health", process, log, patience_s=60)
