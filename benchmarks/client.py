@@ -40,7 +40,7 @@ ISL_TOKENS = 64
 FIDELITY = (200.0, 6000, 8)
 #: streams at once, seconds a step, steps: 5,000 to 40,000 chunks a second
 STREAMS = ((250, 0.05, 200), (1000, 0.1, 120), (1000, 0.05, 200), (2000, 0.1, 120), (2000, 0.05, 200))
-COST_RATE, COST_REQUESTS, COST_TOKENS = 50.0, 500, (16, 128)
+COST_RATE, COST_REQUESTS, COST_TOKENS = 50.0, 500, (16, 256)
 
 
 @dataclass(frozen=True, slots=True)
