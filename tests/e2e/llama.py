@@ -1,9 +1,9 @@
 """A real llama-server for tests: `from llama import llama_server, needs_llama`.
 
-    pytestmark = needs_llama
+pytestmark = needs_llama
 
-    def test_…():
-        with llama_server(n_parallel=4) as url: …
+def test_…():
+    with llama_server(n_parallel=4) as url: …
 """
 
 from __future__ import annotations

@@ -168,6 +168,8 @@ def traffic_of(
     """
     from headway.types import Slo
 
+    if requests is not None and requests < 1:
+        raise InputError(f"expected at least 1, got {requests}", place="requests")
     none = Slo(objectives=())
     if str(source).startswith(PROFILE):
         from headway.workload import profile
@@ -206,8 +208,6 @@ def _recorded(
     from headway.workload.recorded import repeat
     from headway.workload.trace import Treatment
 
-    if requests is not None and requests < 1:
-        raise InputError(f"expected at least 1, got {requests}", place="requests")
     trace = read_trace(source, window_s=window_s, seed=seed)
     arriving = take(trace.requests, np.arange(min(requests or len(trace.requests), len(trace.requests))))
     treatments = trace.treatments
