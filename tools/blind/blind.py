@@ -5,7 +5,9 @@
 A real server with a small real model is started (engines.py); `headway calibrate endpoint` measures it within a budget
 of time, with closed loops of a few concurrencies and prompts that share nothing. Then all load points (points.py) are
 drawn and predicted: their very requests, at their very times. The predictions are written to a file and its digest is
-printed before the first of those requests is sent. Then they are sent, and what was measured stands beside them.
+printed before the first of those requests is sent. Before each point a short load of the calibration's kind tells how
+fast the machine is just now (glance.py), and the point is predicted once more at that speed, written, and its digest
+printed. Then it is sent, and what was measured stands beside both predictions.
 
 The last lines are the table and `N of M within target`; the exit code is 0, or 1 where a target is missed by more than
 the band, 2 where the engine cannot be had.
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from engines import ENVIRONMENTS, serving
+from glance import at_speed, glance
 from picture import drawn_figures
 from points import POINTS, Point, load_of
 from verdict import COLUMNS, Verdict, aligned, by_figure, figures_of, rows_of
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 #: Lengths of the calibration's requests, evenly spread over their logarithms: they cover all points.
 ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
 #: Seconds for the calibration, and for a usual point.
-BUDGET_S, SECONDS = 150.0, 24.0
+BUDGET_S, SECONDS = 120.0, 22.0
 #: A point that takes so many times as long as its arrivals is given up: what is in flight then counts as failed.
 PATIENCE = 6.0
 
@@ -76,23 +79,19 @@ class Run:
         if not self.quiet:
             print(f"{time.monotonic() - self.started_s:5.0f} s  {text}", flush=True)
 
-    def of(self, points: Sequence[Point]) -> Verdict:
-        """Run it."""
+    def of(self, points: Sequence[Point]) -> tuple[Verdict, Verdict]:
+        """Run it; return what came of the predictions after a glance at the machine's speed, and of those before."""
         self.out.mkdir(parents=True, exist_ok=True)
         with serving(self.engine, self.out / "server.log") as url:
             self.say(f"{self.engine} serves at {url}")
             calibration = self.calibrated(url)
             loads = [load_of(point, calibration, self.seconds) for point in points]
-            predictions = self.predicted(calibration, loads)
-            measured = [self.measured(url, load) for load in loads]
-        told = zip(points, predictions, measured, strict=True)
-        return Verdict(
-            figures=tuple(
-                figure
-                for point, prediction, figures in told
-                for figure in figures_of(point.name, _triples(prediction), figures, saturated=point.saturated)
-            )
-        )
+            before = self.predicted(calibration, loads)
+            now, measured = [], []
+            for number, load in enumerate(loads):
+                now.append(self.predicted_now(url, calibration, load, number))
+                measured.append(self.measured(url, load))
+        return _verdict(points, now, measured), _verdict(points, before, measured)
 
     def calibrated(self, url: str) -> EndpointCalibration:
         """Calibrate on the server."""
@@ -127,6 +126,15 @@ class Run:
         self.say(f"predicted {len(loads)} load points, none sent yet: sha256 {_digest(text)} of predictions.json")
         return found
 
+    def predicted_now(self, url: str, calibration: EndpointCalibration, load: Load, number: int) -> Prediction:
+        """Predict a load at the speed the machine has now, keep it, and print its digest."""
+        known = glance(calibration, _lengths(), number)
+        found = predict(at_speed(calibration, known, self.measured(url, known)["output_tokens_per_s"]), load)
+        text = json.dumps(asdict(found), indent=1)
+        (self._folder(load) / "prediction.json").write_text(text)
+        self.say(f"{load.name}, not sent yet: sha256 {_digest(text)[:16]}… of its prediction at the present speed")
+        return found
+
     def measured(self, url: str, load: Load) -> dict[str, float]:
         """Send a load and return its figures."""
         endpoint = discover(url)
@@ -151,6 +159,19 @@ def _lengths() -> Requests:
     return Requests(arrive_s=np.zeros(500), isl_tokens=isl, osl_tokens=osl)
 
 
+def _verdict(
+    points: Sequence[Point], predictions: Sequence[Prediction], measured: Sequence[dict[str, float]]
+) -> Verdict:
+    told = zip(points, predictions, measured, strict=True)
+    return Verdict(
+        figures=tuple(
+            figure
+            for point, prediction, figures in told
+            for figure in figures_of(point.name, _triples(prediction), figures, saturated=point.saturated)
+        )
+    )
+
+
 def _triples(prediction: Prediction) -> dict[str, tuple[float, float, float]]:
     return {name: (figure.value, figure.low, figure.high) for name, figure in prediction.figures.items()}
 
@@ -159,7 +180,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def document(run: Run, verdict: Verdict) -> dict[str, Any]:
+def document(run: Run, verdict: Verdict, before: Verdict) -> dict[str, Any]:
     """Return everything that came of a run, as plain data."""
     return {
         "engine": run.engine,
@@ -171,22 +192,26 @@ def document(run: Run, verdict: Verdict) -> dict[str, Any]:
         "within_target": verdict.within,
         "in_band": verdict.held,
         "of": len(verdict.figures),
+        "within_target_without_glances": before.within,
+        "in_band_without_glances": before.held,
+        "without_glances": [asdict(figure) for figure in before.figures],
         "exit_code": verdict.exit_code,
     }
 
 
-def kept(run: Run, verdict: Verdict) -> None:
+def kept(run: Run, verdict: Verdict, before: Verdict) -> None:
     """Write table, JSON and picture."""
-    (run.out / "blind.json").write_text(json.dumps(document(run, verdict), indent=1) + "\n")
-    (run.out / "blind.txt").write_text(report(verdict) + "\n")
+    (run.out / "blind.json").write_text(json.dumps(document(run, verdict, before), indent=1) + "\n")
+    (run.out / "blind.txt").write_text(report(verdict, before) + "\n")
     (run.out / "blind.png").write_bytes(drawn_figures(verdict.figures, title=f"{run.engine}: predicted, then measured"))
 
 
-def report(verdict: Verdict) -> str:
-    """Return the tables and the last line."""
+def report(verdict: Verdict, before: Verdict) -> str:
+    """Return the tables and the last lines."""
     columns = ("figure", "points", "within target", "in band", "median error", "largest error", "")
     summary = aligned([columns, *((*row, "") for row in by_figure(verdict.figures))])
-    return "\n\n".join((aligned([COLUMNS, *rows_of(verdict.figures)]), summary, verdict.last_line))
+    plain = f"without a glance at the machine's speed before each point: {before.last_line}"
+    return "\n\n".join((summary, aligned([COLUMNS, *rows_of(verdict.figures)]), f"{plain}\n{verdict.last_line}"))
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -217,9 +242,9 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"error: the environment of {chosen.engine} cannot be made: {error}\n")
         return 2
-    verdict = run.of([point for point in POINTS if point.name in chosen.points])
-    kept(run, verdict)
-    print(json.dumps(document(run, verdict), indent=1) if chosen.json else report(verdict))
+    verdict, before = run.of([point for point in POINTS if point.name in chosen.points])
+    kept(run, verdict, before)
+    print(json.dumps(document(run, verdict, before), indent=1) if chosen.json else report(verdict, before))
     return verdict.exit_code
 
 

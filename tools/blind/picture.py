@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from verdict import TARGETS_FRAC
 
-from headway.pictures.files import BLUE, FAINT, INK, VERMILION, drawing, png
+from headway.pictures.files import BLUE, INK, VERMILION, drawing, png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,11 +52,23 @@ def _panel(axes: Axes, group: Sequence[Figure], name: str) -> None:
     ends = np.array([min(every), max(every)])
     if ends[0] > 0:
         ends = np.geomspace(ends[0] / 1.15, ends[1] * 1.15, 64)
-        axes.set(xscale="log", yscale="log")
+        _log(axes)
     target = TARGETS_FRAC.get(name, 0.20)
-    axes.fill_between(ends, ends * (1 - target), ends * (1 + target), color=FAINT, linewidth=0)
+    axes.fill_between(ends, ends * (1 - target), ends * (1 + target), color=INK, alpha=0.12, linewidth=0)
     axes.plot(ends, ends, color=INK, linewidth=0.8)
     for one in known:
         colour = VERMILION if one.missed else BLUE
         axes.vlines(one.measured, one.low, one.high, color=colour, linewidth=1.2)
         axes.plot(one.measured, one.predicted, "o", color=colour, markersize=4)
+
+
+def _log(axes: Axes) -> None:
+    """Make both axes logarithmic, with few ticks and plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_locator(NullLocator())
+        axis.set_minor_formatter(NullFormatter())
