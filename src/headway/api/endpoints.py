@@ -128,7 +128,7 @@ def calibrate_endpoint(
         progress=progress,
     )
     sent, runs = measure(plan)
-    about |= {"engine": found.engine, "engine_version": endpoint.version, "model": endpoint.model}
+    about |= {"engine": found.engine, "engine_version": endpoint.version, "model": _name_of(endpoint.model)}
     stopped = sent[-1].client.interrupted == "Ctrl-C"
     return _calibrated(runs, found, blocks, about, file, progress, plan=plan, stopped=stopped)
 
@@ -214,6 +214,11 @@ def _about(
         "weight_dtype": weight_dtype,
         "kv_dtype": kv_dtype,
     }
+
+
+def _name_of(model: str) -> str:
+    """Return a model's name; llama-server serves one without an alias under the path of its file."""
+    return Path(model).stem if model.endswith(".gguf") else model
 
 
 def _settings_of(endpoint: Endpoint) -> EngineSettings:

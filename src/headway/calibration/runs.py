@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Fewer answered requests than these say nothing.
 LEAST_REQUESTS = 5
-#: Share of the sends after which as many must be under way as ever, for a run to count as a closed loop.
-_CLOSED_FRAC = 0.9
+#: A closed loop's client sends its next within this share of a median E2E after its last ended, nearly always.
+_PROMPT_FRAC, _CLOSED_FRAC = 0.1, 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +73,25 @@ def closed(run: Run, concurrency: int, turnaround_s: float = 0.0) -> Run:
 
 
 def clients_of(run: Run) -> int | None:
-    """Return how many clients sent a run, if it looks like a closed loop: as many in flight after nearly every send.
+    """Return how many clients sent a run, if it looks like a closed loop.
 
-    A file does not say so; the count of requests under way does, once each client has sent its first.
+    A file does not say so; its times do: with C clients, the k-th request is sent right after the (k − C)-th ended.
     """
-    sends_s = run.requests.arrive_s
-    ends_s = np.sort(sends_s + run.ttft_s + np.nan_to_num(run.tpot_s) * (run.requests.osl_tokens - 1))
-    ended = np.searchsorted(ends_s[np.isfinite(ends_s)], sends_s, side="right")
-    in_flight = np.arange(1, len(run) + 1) - ended
-    most = int(in_flight.max(initial=0))
+    sends_s, e2e_s = run.requests.arrive_s, _e2e_s(run)
+    ends_s = np.sort(sends_s + e2e_s)
+    ended = np.searchsorted(ends_s, sends_s, side="right")
+    most = int((np.arange(1, len(run) + 1) - ended).max(initial=0))
     if run.failed or len(run) < 2 * most + LEAST_REQUESTS:
         return None
-    return most if float((in_flight[most - 1 :] == most).mean()) >= _CLOSED_FRAC else None
+    pauses_s = sends_s[most:] - ends_s[: len(run) - most]
+    prompt = (pauses_s >= 0) & (pauses_s <= _PROMPT_FRAC * float(np.median(e2e_s)))
+    return most if float(prompt.mean()) >= _CLOSED_FRAC else None
+
+
+def _e2e_s(run: Run) -> FloatColumn:
+    gaps = run.requests.osl_tokens - 1
+    found: FloatColumn = run.ttft_s + np.where(gaps > 0, np.nan_to_num(run.tpot_s) * gaps, 0.0)
+    return found
 
 
 def read_run(path: str | Path, *, part: int | None = None) -> Run:

@@ -120,8 +120,8 @@ def calibration_page(found: Calibrated) -> Page:
     requests = sum(run.requests for run in made.runs)
     cut = " Measuring was stopped; this is what was measured by then." if found.interrupted else ""
     headline = (
-        f"{made.engine} {made.engine_version} with {made.model} on {made.hardware}, fitted to {len(made.runs)} runs, "
-        f"{requests:,} requests, measured: {found.file}.{cut}"
+        f"{made.engine} {made.engine_version} with {made.model} on {made.hardware}, fitted to {units_of(len(made.runs), 'run')}, "
+        f"{units_of(requests, 'request')}, measured: {found.file}.{cut}"
     )
     untold = tuple(f"{name}: {why}" for name, why in made.uncertainty.not_identified.items())
     known = found.endpoint.assumed if found.endpoint else {}
@@ -141,6 +141,11 @@ def calibration_page(found: Calibrated) -> Page:
         ),
     )
     return Page(headline=headline, parts=parts)
+
+
+def units_of(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural where there is not one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _terms(made: EndpointCalibration) -> Table:
