@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 GOLDENS ?= ../shared/goldens
 CORE   := $(wildcard src/headway/simulator/*.py src/headway/simulator/*.pxd)
 
-.PHONY: bench-client peers plan test check lint types contracts docs nightly bench conformance equality witness witness-llama witness-vllm regret clean help
+.PHONY: blind bench-client peers plan test check lint types contracts docs nightly bench conformance equality witness witness-llama witness-vllm regret clean help
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -62,6 +62,11 @@ witness-llama: $(STAMP) ## install a real llama-server, 200 MB
 
 witness-vllm: $(STAMP) ## install a real vLLM for CPUs, 3.4 GB
 	$(BIN)/python tools/witness/environments.py vllm
+
+# ENGINE=vllm: ten minutes more for its environment, made once
+ENGINE ?= llama
+blind: $(STAMP) ## calibrate on a real engine, predict other loads, then measure them (ENGINE=llama|vllm)
+	$(BIN)/python tools/blind/blind.py $(ENGINE) --out out/blind-$(ENGINE)
 
 regret: $(STAMP) ## prove the planner's choice against exhaustive simulation
 	$(BIN)/python benchmarks/regret.py

@@ -119,10 +119,9 @@ def calibration_page(found: Calibrated) -> Page:
     made = found.calibration
     requests = sum(run.requests for run in made.runs)
     cut = " Measuring was stopped; this is what was measured by then." if found.interrupted else ""
-    headline = (
-        f"{made.engine} {made.engine_version} with {made.model} on {made.hardware}, fitted to {units_of(len(made.runs), 'run')}, "
-        f"{units_of(requests, 'request')}, measured: {found.file}.{cut}"
-    )
+    server = f"{made.engine} {made.engine_version} with {made.model} on {made.hardware}"
+    told = f"{counted(len(made.runs), 'run')}, {counted(requests, 'request')}"
+    headline = f"{server}, fitted to {told}, measured: {found.file}.{cut}"
     untold = tuple(f"{name}: {why}" for name, why in made.uncertainty.not_identified.items())
     known = found.endpoint.assumed if found.endpoint else {}
     assumed = tuple(f"{name}: {why}" for name, why in known.items())
@@ -143,7 +142,7 @@ def calibration_page(found: Calibrated) -> Page:
     return Page(headline=headline, parts=parts)
 
 
-def units_of(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
     """Return a count with its noun, in the plural where there is not one."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
