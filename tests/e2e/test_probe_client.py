@@ -26,6 +26,9 @@ from headway.types import Requests
 
 pytestmark = needs_llama
 
+#: Answers of plain letters: a token that ends inside a character has no chunk of its own.
+LETTERS = {"grammar": "root ::= [a-z ]+"}
+
 
 class Prompts:
     """Prompts of token ids, each with a beginning of its own."""
@@ -62,7 +65,7 @@ def requests_of(n: int, *, gap_s: float = 0.0, isl: int = 12, osl: int = 5, **mo
 
 
 def sent_to(url: str, load: Load, *, chat: bool = False, key: Key | None = None, **limits: object) -> Sent:
-    return send(load, endpoint(url), Prompts(load.requests, chat=chat), Limits(**limits), key=key)
+    return send(load, endpoint(url), Prompts(load.requests, chat=chat, **LETTERS), Limits(**limits), key=key)
 
 
 def errors(sent: Sent) -> list[str]:

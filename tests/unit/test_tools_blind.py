@@ -33,6 +33,7 @@ from verdict import (
 )
 
 from headway.calibration.predicting import FIGURES, simulated_figures
+from headway.errors import InputError
 from headway.perf import EndpointCalibration
 from headway.perf.endpoint import SCALARS, StepTerms, Uncertainty, term_names
 from headway.perf.endpoint_steps import replica_of
@@ -285,3 +286,16 @@ def test_everything_is_kept(tmp_path: Path) -> None:
     assert (found["within_target"], found["within_target_without_glances"], found["exit_code"]) == (1, 0, 0)
     assert (tmp_path / "blind.txt").read_text().rstrip().endswith(verdict.last_line)
     assert (tmp_path / "blind.png").exists()
+
+
+def test_an_engine_that_cannot_be_had_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Nowhere:
+        def install(self) -> None:
+            raise InputError("nobody answers")
+
+    monkeypatch.setattr(sys, "argv", ["blind", "llama", "--out", str(tmp_path)])
+    monkeypatch.setitem(blind.ENVIRONMENTS, "llama", Nowhere())
+    assert blind.main() == 2
+    assert capsys.readouterr().err == "error: nobody answers\n"

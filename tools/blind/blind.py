@@ -2,15 +2,15 @@
 
     python tools/blind/blind.py llama|vllm [--out DIR] [--json] [--budget S] [--seconds S] [--points NAME ...]
 
-A real server with a small real model is started (engines.py); `headway calibrate endpoint` measures it within a budget
-of time, with closed loops of a few concurrencies and prompts that share nothing. Then all load points (points.py) are
-drawn and predicted: their very requests, at their very times. The predictions are written to a file and its digest is
-printed before the first of those requests is sent. Before each point a short load of the calibration's kind tells how
-fast the machine is just now (glance.py), and the point is predicted once more at that speed, written, and its digest
-printed. Then it is sent, and what was measured stands beside both predictions.
+A real server with a small real model is started (real_servers.py); `headway calibrate endpoint` measures it within a
+budget of time, with closed loops of a few concurrencies and prompts that share nothing. Then all load points
+(points.py) are drawn and predicted: their very requests, at their very times. The predictions are written to a file and
+its digest is printed before the first of those requests is sent. Before each point a short load of the calibration's
+kind tells how fast the machine is just now (glance.py), and the point is predicted once more at that speed, written,
+and its digest printed. Then it is sent, and what was measured stands beside both predictions.
 
 The last lines are the table and `N of M within target`; the exit code is 0, or 1 where a target is missed by more than
-the band, 2 where the engine cannot be had.
+the band, 2 where the engine cannot be had or went away.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from engines import ENVIRONMENTS, serving
 from glance import at_speed, glance
 from picture import drawn_figures
 from points import POINTS, Point, load_of
+from real_servers import ENVIRONMENTS, serving
 from verdict import COLUMNS, Verdict, aligned, by_figure, figures_of, rows_of
 
 import headway
@@ -60,7 +60,7 @@ class Run:
     """One blind test.
 
     Attributes:
-        engine: a name in `engines.ENVIRONMENTS`.
+        engine: a name in `real_servers.ENVIRONMENTS`.
         out: the folder for everything that is kept.
         budget_s: of the calibration.
         seconds: of a usual point.
@@ -239,10 +239,10 @@ def main() -> int:
     )
     try:
         ENVIRONMENTS[chosen.engine].install()
-    except subprocess.CalledProcessError as error:
-        sys.stderr.write(f"error: the environment of {chosen.engine} cannot be made: {error}\n")
+        verdict, before = run.of([point for point in POINTS if point.name in chosen.points])
+    except (subprocess.CalledProcessError, RuntimeError, headway.HeadwayError) as error:
+        sys.stderr.write(f"error: {error}\n")
         return 2
-    verdict, before = run.of([point for point in POINTS if point.name in chosen.points])
     kept(run, verdict, before)
     print(json.dumps(document(run, verdict, before), indent=1) if chosen.json else report(verdict, before))
     return verdict.exit_code

@@ -1,6 +1,6 @@
 """Real engines with a small real model, on loopback: `with serving("llama", log) as url`.
 
-    python tools/blind/engines.py llama|vllm     # serve until Ctrl-C or the end of standard input
+    python tools/blind/real_servers.py llama|vllm   # serve until Ctrl-C or the end of standard input
 
 Both serve SmolLM2-135M-Instruct on one thread: llama-server the 4-bit GGUF, vLLM the same weights dequantised to bf16.
 The environments are those of tools/witness (`make witness-llama`, `make witness-vllm`).
