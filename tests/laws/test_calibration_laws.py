@@ -188,7 +188,10 @@ def test_a_closed_loop_is_recognised_by_its_times(clients: int, seed: int) -> No
         tpot_s=tpot_s[order],
     )
     assert clients_of(recorded) == clients
-    assert most_in_flight(closed(recorded, clients)) == clients
+    loop = closed(recorded, clients)
+    assert most_in_flight(loop) == clients
+    assert loop.requests.arrive_s[:clients].tolist() == recorded.requests.arrive_s[:clients].tolist()
+    assert (loop.requests.arrive_s[clients:] == recorded.requests.arrive_s[clients - 1]).all()
 
 
 def test_poisson_arrivals_are_no_closed_loop() -> None:

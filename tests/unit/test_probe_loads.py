@@ -49,6 +49,12 @@ def test_a_closed_loop_takes_the_rows_in_order() -> None:
     assert not load.requests.arrive_s.any()
 
 
+def test_clients_begin_one_after_the_other() -> None:
+    load = loads.staggered(loads.closed_loop("x", requests(), concurrency=4), 2.0)
+    assert load.requests.arrive_s[:5].tolist() == [0.0, 0.5, 1.0, 1.5, 1.5]
+    assert load.requests.arrive_s.max() == 1.5
+
+
 @pytest.mark.parametrize("count", [400, 30])
 def test_each_step_has_its_rate(count: int) -> None:
     load = loads.steps("x", requests(count), [1.0, 2.0, 4.0], step_s=60.0)

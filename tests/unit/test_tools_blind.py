@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "blind"))  # tools are no package
 
 import blind
-from glance import at_speed, glance
+from glance import at_speed, glance, slowness
 from picture import drawn_figures
 from points import POINTS, Mix, Point, answered_per_s, drawn, load_of
 from verdict import (
@@ -250,14 +250,16 @@ def test_requests_of_a_point_stay_within_its_mix() -> None:
 def test_a_glance_finds_most_of_a_change_of_speed(calibration: EndpointCalibration, slower: float) -> None:
     load = glance(calibration, blind._lengths(), 1)
     seen_per_s = simulated_figures(load, replica_of(calibration))["output_tokens_per_s"] / slower
-    found = at_speed(calibration, load, seen_per_s).terms.decode_s[1] / TERMS.decode_s[1]
-    assert abs(math.log(slower / found)) <= 0.05 * abs(math.log(slower)) + 1e-9
-    assert at_speed(calibration, load, seen_per_s).terms.frontend_s == TERMS.frontend_s
+    seen = slowness(calibration, load, seen_per_s)
+    assert seen == pytest.approx(math.log(slower))
+    found = at_speed(calibration, seen).terms
+    assert abs(seen - math.log(found.decode_s[1] / TERMS.decode_s[1])) <= 0.05 * abs(seen) + 1e-9
+    assert found.frontend_s == TERMS.frontend_s
 
 
 def test_a_server_that_never_drifts_is_not_moved(calibration: EndpointCalibration) -> None:
     still = replace(calibration, uncertainty=replace(calibration.uncertainty, drift_log_sd=0.0))
-    assert at_speed(still, glance(still, blind._lengths(), 0), 1.0).terms == TERMS
+    assert at_speed(still, 0.3).terms == TERMS
 
 
 def test_glances_are_short_and_differ(calibration: EndpointCalibration) -> None:
@@ -278,13 +280,14 @@ def test_the_command_line() -> None:
 
 
 def test_everything_is_kept(tmp_path: Path) -> None:
-    run = blind.Run(engine="llama", out=tmp_path, budget_s=1, seconds=1)
+    run = blind.Run(engine="llama", out=tmp_path, budget_s=1, seconds=1, speeds=[0.9, 1.05])
     (tmp_path / "predictions.json").write_text("[]")
     verdict, before = (Verdict(figures=(figure(predicted=p, measured=1.0),)) for p in (1.0, 1.5))
     blind.kept(run, verdict, before)
     found = json.loads((tmp_path / "blind.json").read_text())
     assert (found["within_target"], found["within_target_without_glances"], found["exit_code"]) == (1, 0, 0)
     assert (tmp_path / "blind.txt").read_text().rstrip().endswith(verdict.last_line)
+    assert "at 90 to 105 % of its speed" in (tmp_path / "blind.txt").read_text()
     assert (tmp_path / "blind.png").exists()
 
 

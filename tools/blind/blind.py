@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import time
@@ -26,10 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from glance import at_speed, glance
+from glance import at_speed, glance, slowness
 from picture import drawn_figures
 from points import POINTS, Point, load_of
-from real_servers import ENVIRONMENTS, serving
+from real_servers import ENVIRONMENTS, UNTOLD, serving
 from verdict import COLUMNS, Verdict, aligned, by_figure, figures_of, rows_of
 
 import headway
@@ -65,6 +66,7 @@ class Run:
         budget_s: of the calibration.
         seconds: of a usual point.
         quiet: say nothing meanwhile.
+        speeds: of the machine, as the glances saw it: 1 is the calibration's own.
     """
 
     engine: str
@@ -72,6 +74,7 @@ class Run:
     budget_s: float
     seconds: float
     quiet: bool = False
+    speeds: list[float] = field(default_factory=list)
     started_s: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
@@ -110,6 +113,7 @@ class Run:
             hardware="one-cpu-thread",
             source=self.out / "calibration-traffic.parquet",
             budget_s=self.budget_s,
+            settings=UNTOLD[self.engine],
             progress=told,
         )
         drift = found.calibration.uncertainty.drift_log_sd
@@ -129,7 +133,9 @@ class Run:
     def predicted_now(self, url: str, calibration: EndpointCalibration, load: Load, number: int) -> Prediction:
         """Predict a load at the speed the machine has now, keep it, and print its digest."""
         known = glance(calibration, _lengths(), number)
-        found = predict(at_speed(calibration, known, self.measured(url, known)["output_tokens_per_s"]), load)
+        slower = slowness(calibration, known, self.measured(url, known)["output_tokens_per_s"])
+        self.speeds.append(math.exp(-slower))
+        found = predict(at_speed(calibration, slower), load)
         text = json.dumps(asdict(found), indent=1)
         (self._folder(load) / "prediction.json").write_text(text)
         self.say(f"{load.name}, not sent yet: sha256 {_digest(text)[:16]}… of its prediction at the present speed")
@@ -189,6 +195,7 @@ def document(run: Run, verdict: Verdict, before: Verdict) -> dict[str, Any]:
         "figures": [
             asdict(figure) | {"error_frac": figure.error_frac, "verdict": figure.verdict} for figure in verdict.figures
         ],
+        "speeds": run.speeds,
         "within_target": verdict.within,
         "in_band": verdict.held,
         "of": len(verdict.figures),
@@ -202,16 +209,20 @@ def document(run: Run, verdict: Verdict, before: Verdict) -> dict[str, Any]:
 def kept(run: Run, verdict: Verdict, before: Verdict) -> None:
     """Write table, JSON and picture."""
     (run.out / "blind.json").write_text(json.dumps(document(run, verdict, before), indent=1) + "\n")
-    (run.out / "blind.txt").write_text(report(verdict, before) + "\n")
+    (run.out / "blind.txt").write_text(report(run, verdict, before) + "\n")
     (run.out / "blind.png").write_bytes(drawn_figures(verdict.figures, title=f"{run.engine}: predicted, then measured"))
 
 
-def report(verdict: Verdict, before: Verdict) -> str:
+def report(run: Run, verdict: Verdict, before: Verdict) -> str:
     """Return the tables and the last lines."""
     columns = ("figure", "points", "within target", "in band", "median error", "largest error", "")
     summary = aligned([columns, *((*row, "") for row in by_figure(verdict.figures))])
+    slowest, fastest = min(run.speeds), max(run.speeds)
+    moved = f"the machine ran at {100 * slowest:.0f} to {100 * fastest:.0f} % of its speed while it was calibrated on"
     plain = f"without a glance at the machine's speed before each point: {before.last_line}"
-    return "\n\n".join((summary, aligned([COLUMNS, *rows_of(verdict.figures)]), f"{plain}\n{verdict.last_line}"))
+    return "\n\n".join(
+        (summary, aligned([COLUMNS, *rows_of(verdict.figures)]), f"{moved}\n{plain}\n{verdict.last_line}")
+    )
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -244,7 +255,7 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     kept(run, verdict, before)
-    print(json.dumps(document(run, verdict, before), indent=1) if chosen.json else report(verdict, before))
+    print(json.dumps(document(run, verdict, before), indent=1) if chosen.json else report(run, verdict, before))
     return verdict.exit_code
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from headway.calibration.design import shortened
 from headway.calibration.predicting import simulated_figures
 from headway.perf.endpoint_steps import DRIFT, replica_of, terms_at
+from headway.probe.loads import staggered
 from headway.probe.nouns import Load
 
 if TYPE_CHECKING:
@@ -42,10 +43,21 @@ def glance(calibration: EndpointCalibration, traffic: Requests, number: int) -> 
     requests = replace(take(traffic, rows), arrive_s=np.zeros(len(traffic)))
     load = Load(name=f"glance {number}", requests=requests, concurrency=max(calibration.settings.max_num_seqs // 2, 1))
     one = replace(load, requests=take(requests, np.arange(1)))
-    return shortened(load, replica_of(calibration), SECONDS, least=1) or one
+    return staggered(shortened(load, replica_of(calibration), SECONDS, least=1) or one, SECONDS / 10)
 
 
-def at_speed(calibration: EndpointCalibration, load: Load, measured_per_s: float) -> EndpointCalibration:
+def slowness(calibration: EndpointCalibration, load: Load, measured_per_s: float) -> float:
+    """Return by how much slower than calibrated a glance saw the machine, as a logarithm.
+
+    Args:
+        calibration: at its own speed.
+        load: that was sent.
+        measured_per_s: output tokens per second, measured.
+    """
+    return math.log(simulated_figures(load, replica_of(calibration))["output_tokens_per_s"] / measured_per_s)
+
+
+def at_speed(calibration: EndpointCalibration, slower: float) -> EndpointCalibration:
     """Return the calibration at the speed a glance saw; the bands stay as they were.
 
     The logarithm of the speed is drawn to the calibration's own as far as the glance may err: Bayes with the
@@ -53,10 +65,8 @@ def at_speed(calibration: EndpointCalibration, load: Load, measured_per_s: float
 
     Args:
         calibration: at its own speed.
-        load: that was sent.
-        measured_per_s: output tokens per second, measured.
+        slower: as `slowness` has it.
     """
-    expected_per_s = simulated_figures(load, replica_of(calibration))["output_tokens_per_s"]
     variance = calibration.uncertainty.drift_log_sd**2
-    drift = math.log(expected_per_s / measured_per_s) * variance / (variance + ERROR_LOG_SD**2)
+    drift = slower * variance / (variance + ERROR_LOG_SD**2)
     return replace(calibration, terms=terms_at(calibration, {DRIFT: drift}))

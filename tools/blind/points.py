@@ -15,6 +15,7 @@ import numpy as np
 
 from headway.calibration.predicting import simulated_figures
 from headway.perf.endpoint_steps import replica_of
+from headway.probe.loads import staggered
 from headway.probe.nouns import Load
 from headway.workload import WorkloadSpec, generate
 from headway.workload.arrivals import Arrivals, Steady
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from headway.perf import EndpointCalibration
     from headway.types import Requests
 
+#: Share of a point in which the clients of a closed loop begin, one after the other.
+_RAMP_FRAC = 0.1
 #: Requests from which the rate of full seats is simulated.
 _FULL = 200
 
@@ -117,7 +120,9 @@ def load_of(point: Point, calibration: EndpointCalibration, duration_s: float) -
     clients = seats if point.clients_frac is None else max(round(seats * point.clients_frac), 1)
     rate_per_s = answered_per_s(point.mix, calibration, clients) * (point.rate_frac or 1.0)
     requests = drawn(point, rate_per_s, max(round(rate_per_s * duration_s * point.time_frac), 10))
-    return Load(name=point.name, requests=requests, concurrency=None if point.rate_frac else clients)
+    if point.rate_frac:
+        return Load(name=point.name, requests=requests)
+    return staggered(Load(name=point.name, requests=requests, concurrency=clients), _RAMP_FRAC * duration_s)
 
 
 def answered_per_s(mix: Mix, calibration: EndpointCalibration, clients: int) -> float:

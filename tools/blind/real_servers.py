@@ -37,9 +37,12 @@ LLAMA_SETTINGS = {
     "verbosity": 1,
     "model_alias": [MODEL],
 }
+#: What a server does not tell of itself: vLLM keeps its limits to itself.
+UNTOLD: dict[str, dict[str, object]] = {"llama": {}, "vllm": {"max_num_seqs": 16, "max_num_batched_tokens": 1024}}
 VLLM_ARGUMENTS = (
     *("--dtype", "bfloat16", "--enforce-eager", "--block-size", "32"),
-    *("--max-num-seqs", "16", "--max-num-batched-tokens", "1024", "--max-model-len", "2048"),
+    *(f"--{name.replace('_', '-')}={value}" for name, value in UNTOLD["vllm"].items()),
+    *("--max-model-len", "2048"),
     "--disable-uvicorn-access-log",
 )
 VLLM_ENVIRONMENT = {

@@ -20,6 +20,7 @@ from headway.errors import EvidenceError
 from headway.probe.client import send
 from headway.probe.joining import without_cut_off
 from headway.probe.limits import Limits
+from headway.probe.loads import staggered
 from headway.probe.nouns import Load
 from headway.probe.prompts import prompts
 
@@ -39,6 +40,8 @@ SLOTS, LEAST_RUNS = 8, 6
 _FIXED_FRACS = (0.0, 1.0, 0.5, 0.25)
 #: A run at its slot's end waits for nobody: what is in flight is cut off and left out.
 _MOST_CLIENTS = 64
+#: Share of a run in which its clients begin, one after the other.
+_RAMP_FRAC = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,7 @@ def _add(about: Measuring, load: Load, every: list[Sent], runs: list[Run]) -> No
     """Send a load for the length of a slot and take it in."""
     about.progress(load.name, len(runs), SLOTS)
     shift = len(runs) * 37 % max(len(load.requests), 1)  # other prompts and lengths than the runs before
-    rolled = _rolled(load, shift)
+    rolled = staggered(_rolled(load, shift), about.slot_s * _RAMP_FRAC)
     salt = dt.datetime.now(dt.UTC).isoformat()
     bodies = prompts(about.endpoint, rolled.requests, seed=about.seed, salt=salt, key=about.key)
     limits = Limits(duration_s=about.slot_s, allow_public=about.allow_public)

@@ -30,8 +30,8 @@ class Run:
 
     Attributes:
         name: of the run.
-        requests: as sent, in that order; lengths are those the server counted. In a closed loop nobody was due at a
-            time of its own: all stand at 0.
+        requests: as sent, in that order; lengths are those the server counted. In a closed loop the first of each
+            client stand at the times they were sent, and all others at the last of these: they wait for a client.
         concurrency: clients of a closed loop; None: open.
         turnaround_s: of a closed loop.
         ttft_s: by request; NaN where it failed.
@@ -67,8 +67,9 @@ def run_of(sent: Sent) -> Run:
 
 
 def closed(run: Run, concurrency: int, turnaround_s: float = 0.0) -> Run:
-    """Return the same run as a closed loop."""
-    free = replace(run.requests, arrive_s=np.zeros(len(run)))
+    """Return the same run as a closed loop: its clients begin when they did, and send again when they are free."""
+    sends_s = run.requests.arrive_s
+    free = replace(run.requests, arrive_s=np.minimum(sends_s, sends_s[min(concurrency, len(run)) - 1]))
     return replace(run, requests=free, concurrency=concurrency, turnaround_s=turnaround_s)
 
 

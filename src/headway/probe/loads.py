@@ -69,6 +69,22 @@ def closed_loop(name: str, requests: Requests, *, concurrency: int, turnaround_s
     return Load(name=name, requests=at_once, concurrency=concurrency, turnaround_s=turnaround_s)
 
 
+def staggered(load: Load, over_s: float) -> Load:
+    """Return a closed loop whose clients begin one after the other, evenly over a time.
+
+    Clients that begin at once race for the first step: how many prompts it takes is decided by milliseconds on the way,
+    which nobody can predict.
+
+    Args:
+        load: a closed loop.
+        over_s: the last client has begun by then.
+    """
+    assert load.concurrency is not None  # a closed loop
+    count = len(load.requests)
+    begun = np.minimum(np.arange(count), load.concurrency - 1)
+    return dataclasses.replace(load, requests=_at(load.requests, begun * (over_s / load.concurrency)))
+
+
 def steps(name: str, requests: Requests, rates_per_s: Sequence[float], *, step_s: float) -> Load:
     """Return an open loop whose rate rises in steps of equal length; each request knows its step.
 
