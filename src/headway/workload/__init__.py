@@ -34,7 +34,7 @@ _PUBLIC = {
     "write_trace": "columnar",
     # results of runs
     "RunAbout": "writer_rows",
-    "Summary": "summaries",
+    "Summary": "summary",
     "read_summary": "summaries",
     "served_of": "served",
     "write_result": "writer_results",
