@@ -304,8 +304,8 @@ class Proxy:
 
 
 @contextmanager
-def proxy(upstream: str, script: Mapping[int | str, Fault], tls: Path | None = None) -> Iterator[Proxy]:
-    """Run a proxy in a thread of its own; `tls`: a folder for its self-signed certificate."""
+def proxy(upstream: str, script: Mapping[int | str, Fault], tls: tuple[Path, Path] | None = None) -> Iterator[Proxy]:
+    """Run a proxy in a thread of its own; `tls`: its certificate and key."""
     made = Proxy(upstream, script)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -322,11 +322,11 @@ def proxy(upstream: str, script: Mapping[int | str, Fault], tls: Path | None = N
         loop.close()
 
 
-async def _started(made: Proxy, tls: Path | None) -> asyncio.Server:
+async def _started(made: Proxy, tls: tuple[Path, Path] | None) -> asyncio.Server:
     secured = None
     if tls is not None:
         secured = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        secured.load_cert_chain(*self_signed(tls))
+        secured.load_cert_chain(*tls)
     server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=secured)
     port = server.sockets[0].getsockname()[1]
     made.url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
@@ -340,11 +340,32 @@ async def _ended(made: Proxy, server: asyncio.Server) -> None:
     await asyncio.gather(*made.connections, return_exceptions=True)
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Return a certificate for 127.0.0.1 that nobody has signed but itself, and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
-    made = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1")
-    command = ["openssl", "req", "-x509", *made, *subject, "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
+AUTHORITY = """\
+[ca]
+default_ca = itself
+[itself]
+database = index.txt
+new_certs_dir = .
+default_md = sha256
+rand_serial = yes
+policy = named
+[named]
+commonName = supplied
+"""
+
+
+def self_signed(folder: Path, *, host: str = "IP:127.0.0.1", until: str = "20991231000000Z") -> tuple[Path, Path]:
+    """Return a certificate that nobody has signed but itself, and its key."""
+    (folder / "authority").write_text(AUTHORITY)
+    (folder / "names").write_text(f"subjectAltName={host}\n")
+    (folder / "index.txt").write_text("")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", *curve, "-subj", "/CN=a test", "-keyout", "key.pem", "-out", "request.pem")
+    dated = ("-startdate", "20200101000000Z", "-enddate", until)
+    signed = ("-selfsign", "-keyfile", "key.pem", "-in", "request.pem", "-extfile", "names", *dated)
+    openssl("ca", "-batch", "-config", "authority", *signed, "-notext", "-out", "certificate.pem")
+    return folder / "certificate.pem", folder / "key.pem"

@@ -19,6 +19,7 @@ from headway.probe.clock import Clock
 from headway.probe.columns import Columns
 from headway.probe.costs import client_report
 from headway.probe.flight import Flight
+from headway.probe.handshake import spoken_instead
 from headway.probe.limits import Limits
 from headway.probe.nouns import Sent
 from headway.probe.transport import allow_connections, session
@@ -118,6 +119,7 @@ class _Run:
         self.scrape: Scrape | None = None
         self.trouble: list[str] = []
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.spoken: asyncio.Future[str] | None = None
 
     # --- from start to end
 
@@ -223,6 +225,7 @@ class _Run:
             hang_up.cancel()
             self.ended += 1
         flight.land()
+        await self._doubt(flight)
         await self._read(flight)
         del self.flights[row]
 
@@ -233,6 +236,16 @@ class _Run:
         patience_s = math.inf if abort_s is None else float(abort_s[flight.row]) - scheduled_s
         wait_s = flight.due_s + patience_s - time.perf_counter() if math.isfinite(patience_s) else 365 * 86400.0
         return self.loop.call_later(wait_s, flight.hang_up, "cancelled")
+
+    async def _doubt(self, flight: Flight) -> None:
+        """Where nothing was ever answered, ask once whether the server speaks what its address says."""
+        if flight.code not in ("tls", "connection", "malformed") or flight.arrivals.times_s or self.columns.chunks:
+            return
+        if self.spoken is None:
+            asked = (self.address.url.partition(":")[0], self.address.resolved[0][1], self.address.port)
+            self.spoken = asyncio.ensure_future(asyncio.to_thread(spoken_instead, *asked))
+        if other := await self.spoken:
+            flight.code, flight.message = "tls", f"The server speaks {other} there: give {other}://…"
 
     async def _read(self, flight: Flight) -> None:
         """Read the answer, one at a time and in slices, so that nothing that is due waits for it."""

@@ -33,7 +33,7 @@ class Columns:
         self.input_tokens, self.output_tokens, self.cached_tokens = (np.full(n, -1, np.int64) for _ in range(3))
         self.error = np.full(n, _CODE["not-sent"], np.int64)
         self.gaps_s: dict[int, FloatColumn] = {}
-        self.chunks = self.coalesced = self.without_usage = self.retried = self.failed = self.joined = 0
+        self.chunks = self.coalesced = self.without_usage = self.retried = self.resent = self.failed = self.joined = 0
         self.messages: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
 
@@ -66,6 +66,7 @@ class Columns:
         self.joined += told and reading.output_tokens > chunks + 1
         self.chunks += chunks
         self.retried += flight.retried
+        self.resent += flight.resent
         self.error[row] = _CODE[code]
 
     def _code(self, flight: Flight) -> str:

@@ -7,10 +7,12 @@ import ssl
 
 import aiohttp
 
+from headway.probe.handshake import certificate_fault
+
 #: code of `nouns.ERRORS` -> what it means, for the report.
 EXPLAINED = {
     "refused": "Nobody listened at the address.",
-    "tls": "The TLS handshake failed; a private authority is trusted through SSL_CERT_FILE.",
+    "tls": "TLS did not come about: a certificate that is not trusted, or a side that does not speak it.",
     "connection": "The connection could not be made, or broke before the first byte of an answer.",
     "redirected": "The server pointed to another address; redirects are not followed.",
     "status-4xx": "The server refused the request: its own words stand beside this.",
@@ -31,20 +33,27 @@ EXPLAINED = {
 }
 
 
-def code_of(error: Exception, *, answered: bool) -> str:
+def code_of(error: Exception, *, answered: bool, shaking: bool = False) -> str:
     """Return the code of an error of the client library.
 
     Args:
         error: what was raised.
         answered: whether some of the answer had come.
+        shaking: whether it came in the middle of a TLS handshake.
     """
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
+    if shaking or isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
         return "tls"
     if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
         return "refused"
     if answered:
         return "disconnected"
     return "malformed" if isinstance(error, aiohttp.ClientResponseError) else "connection"
+
+
+def message_of(error: Exception) -> str:
+    """Return what an error of the client library says, of a certificate what it lacks."""
+    inner = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
+    return f"{certificate_fault(inner)[0]}." if isinstance(inner, ssl.SSLCertVerificationError) else str(error)
 
 
 def code_of_status(status: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from headway.probe.faults import code_of, code_of_status
+from headway.probe.faults import code_of, code_of_status, message_of
 from headway.probe.reading import Reading, said
 from headway.probe.transport import CURRENT, Arrivals
 
@@ -32,7 +32,8 @@ class Flight:
         self.row = row
         self.due_s = self.sent_s = self.end_s = math.nan
         self.code = self.message = ""
-        self.retried = 0
+        self.retried = 0  # because it was told to come again
+        self.resent = 0  # because a connection used before broke before any answer
         self.again_s = -math.inf  # when the server told it to come again
         self.arrivals = Arrivals()
         self.reading = Reading()
@@ -53,8 +54,10 @@ class Flight:
             self._task = None
 
     def hang_up(self, code: str) -> None:
-        """End it now, if it has not ended."""
+        """End it now, if it has not ended; patience that ends in the middle of a TLS handshake is a fault of TLS."""
         if self._task is not None and not self.code:
+            if code in ("stalled", "timeout") and self.arrivals.shaking:
+                code, self.message = "tls", "Nobody answered the TLS handshake."
             self.code = code
             self._task.cancel()
 
@@ -67,8 +70,8 @@ class Flight:
             while not await self._once(session, url, body, limits):
                 pass
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: an answer that is no HTTP
-            self.code = code_of(error, answered=bool(self.arrivals.times_s))
-            self.message = str(error)
+            self.code = code_of(error, answered=bool(self.arrivals.times_s), shaking=self.arrivals.shaking)
+            self.message = message_of(error)
         finally:
             timer.cancel()
             stall.cancel()
@@ -89,6 +92,7 @@ class Flight:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # servers close connections that idle: what breaks before any answer on a used one is sent on another
             if arrivals.reused and not arrivals.times_s:
+                self.resent += 1
                 return False
             raise
         finally:
@@ -120,11 +124,12 @@ class Flight:
 
 def retry_after_s(header: str) -> float | None:
     """Return how long a Retry-After says to wait (RFC 9110, section 10.2.3); None: it does not say."""
-    if header.strip().isdigit():
-        return float(header)
+    told = header.strip()
+    if told.isascii() and told.isdigit():
+        return float(told)
     try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except (TypeError, ValueError):
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

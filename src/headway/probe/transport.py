@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import resource
+import ssl
 from array import array
 from contextlib import suppress
 from time import perf_counter
@@ -29,13 +30,14 @@ _OTHER_FILES = 64
 class Arrivals:
     """The pieces of one answer as they came, and when (`perf_counter`)."""
 
-    __slots__ = ("pieces", "reused", "sent_s", "times_s")
+    __slots__ = ("pieces", "reused", "sent_s", "shaking", "times_s")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.times_s = array("d")
         self.sent_s = float("nan")  # when the last of the request was written
         self.reused = False  # whether the connection had served before
+        self.shaking = False  # whether the other side was reached, and its TLS handshake is not done
 
 
 #: Of the request that a task is sending.
@@ -58,13 +60,14 @@ class _Timed(ResponseHandler):
                 arrivals.pieces.append(piece)
 
 
-class _Resolved(AbstractResolver):
+class Resolved(AbstractResolver):
     """Knows the addresses that were checked, whatever the name stands for by now."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
 
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:  # noqa: ARG002 - the protocol
+        """Return the addresses that were checked."""
         return [
             ResolveResult(hostname=host, host=text, port=port, family=kind, proto=0, flags=0)
             for kind, text in self._address.resolved
@@ -76,18 +79,31 @@ class _Resolved(AbstractResolver):
 
 class _Connector(aiohttp.TCPConnector):
     def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+        tls = address.url.startswith("https:")
         super().__init__(
-            limit=0, keepalive_timeout=KEEPALIVE_S, resolver=_Resolved(address), ttl_dns_cache=None, use_dns_cache=True
+            limit=0,
+            keepalive_timeout=KEEPALIVE_S,
+            resolver=Resolved(address),
+            ttl_dns_cache=None,
+            use_dns_cache=True,
+            ssl=ssl.create_default_context() if tls else False,
         )
-        self._factory = functools.partial(_Timed, loop=loop)  # type: ignore[assignment] # it is one
+        self._factory = functools.partial(_reached, loop, tls=tls)  # type: ignore[assignment] # it is one
 
     async def connect(self, *args: Any, **keywords: Any) -> Any:
         connection = await super().connect(*args, **keywords)
         timed: Any = connection.protocol
         arrivals = CURRENT.get()
+        arrivals.shaking = False
         arrivals.reused = timed.arrivals is not None
         timed.arrivals = arrivals
         return connection
+
+
+def _reached(loop: asyncio.AbstractEventLoop, *, tls: bool) -> _Timed:
+    """Return a protocol: the event loop asks for one once the other side is reached, before any handshake."""
+    CURRENT.get().shaking = tls
+    return _Timed(loop=loop)
 
 
 async def _written(_session: object, _context: object, _sent: object) -> None:
