@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from headway.probe.faults import EXPLAINED
 from headway.probe.keys import Key
 from headway.probe.limits import Limits
 from headway.probe.nouns import ERRORS, Endpoint, Load, Sent
+from headway.probe.scrape_files import from_prometheus
 from headway.types import Outcome, Requests, Slo
 from headway.workload.served import served_of
 
@@ -71,7 +72,7 @@ def sent(
     *,
     concurrency: int | None = None,
     key: Key | None = None,
-    tls: Path | None = None,
+    tls: tuple[Path, Path] | None = None,
 ) -> Sent:
     with faults.proxy(endpoint.url, script, tls) as between:
         whom = replace(endpoint, url=between.url)
@@ -88,6 +89,18 @@ def scored(done: Sent) -> Outcome:
     assert done.trace.measured is not None
     requests = done.trace.requests
     return outcome(requests, served_of(requests, done.trace.measured), Slo(objectives=()), "measured")
+
+
+def explained(done: Sent) -> str:
+    return " ".join(done.client.warnings)
+
+
+def secured(url: str) -> str:
+    return url.replace("http:", "https:")
+
+
+def plain(url: str) -> str:
+    return url.replace("https:", "http:")
 
 
 def replaced(old: bytes, new: bytes) -> Fault:
@@ -179,7 +192,10 @@ def test_a_fault_costs_one_request_and_is_named(endpoint: Endpoint, name: str) -
 
 
 def test_a_connection_that_the_server_gave_up_is_not_the_requests_fault(endpoint: Endpoint) -> None:
-    assert codes(sent(endpoint, {1: faults.reset_at_once, 3: faults.refused_after_reading})) == ["", "", ""]
+    done = sent(endpoint, {1: faults.reset_at_once, 3: faults.refused_after_reading})
+    assert codes(done) == ["", "", ""]
+    assert done.client.retried == 2
+    assert "2 times a request was sent again: the connection had served before" in explained(done)
 
 
 SLOW: dict[str, tuple[Fault, str]] = {
@@ -253,19 +269,67 @@ def test_a_name_that_nobody_has(endpoint: Endpoint) -> None:
         send(load(1), nowhere, Stories(), PATIENT)
 
 
-def test_a_certificate_that_nobody_signed(endpoint: Endpoint, tmp_path: Path) -> None:
-    assert codes(sent(endpoint, {}, tls=tmp_path)) == ["tls"] * 3
+#: what is wrong with a certificate -> how it is made, whether its authority is trusted, what is said of it
+CERTIFICATES: dict[str, tuple[dict[str, str], bool, str]] = {
+    "nobody signed": ({}, False, "self-signed certificate"),
+    "made out to another": ({"host": "DNS:elsewhere.example"}, True, "mismatch"),
+    "expired": ({"until": "20200102000000Z"}, True, "has expired"),
+}
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_a_certificate_that_is_not_good(
+    endpoint: Endpoint, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, trusted, words = CERTIFICATES[name]
+    tls = faults.self_signed(tmp_path, **made)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls[0]))
+    done = sent(endpoint, {}, tls=tls)
+    assert codes(done) == ["tls"] * 3
+    assert re.search(f"certificate is refused: .*{words}", explained(done))
+
+
+def test_a_private_authority_can_be_trusted(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = faults.self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls[0]))
+    assert codes(sent(endpoint, {}, tls=tls)) == [""] * 3
 
 
 def test_no_tls_where_it_is_asked_for(endpoint: Endpoint) -> None:
     with faults.proxy(endpoint.url, {}) as between:
-        whom = replace(endpoint, url=between.url.replace("http:", "https:"))
-        assert codes(send(load(2), whom, Stories(), PATIENT)) == ["tls"] * 2
+        done = send(load(2), replace(endpoint, url=secured(between.url)), Stories(), PATIENT)
+    assert codes(done) == ["tls"] * 2
+    assert "speaks http there: give http://" in explained(done)
 
 
 def test_a_handshake_that_nobody_answers(endpoint: Endpoint) -> None:
-    whom = replace(endpoint, url=endpoint.url.replace("http:", "https:"))  # llama-server waits for a line of HTTP
-    assert codes(send(load(2), whom, Stories(), IMPATIENT)) == ["stalled"] * 2
+    # llama-server waits for a line of HTTP
+    done = send(load(2), replace(endpoint, url=secured(endpoint.url)), Stories(), IMPATIENT)
+    assert codes(done) == ["tls"] * 2
+    assert "speaks http there: give http://" in explained(done)
+
+
+def test_tls_where_it_is_not_asked_for(endpoint: Endpoint, tmp_path: Path) -> None:
+    with faults.proxy(endpoint.url, {}, faults.self_signed(tmp_path)) as between:
+        done = send(load(2), replace(endpoint, url=plain(between.url)), Stories(), PATIENT)
+    assert codes(done) == ["tls"] * 2
+    assert "speaks https there: give https://" in explained(done)
+
+
+def test_discovery_says_what_is_wrong_with_tls(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headway.probe.asking.PATIENCE_S", 1.0)
+    with pytest.raises(InputError, match=r"speaks http, not https.*give http://127"):
+        discover(secured(endpoint.url))
+    with faults.proxy(endpoint.url, {}, faults.self_signed(tmp_path)) as between:
+        with pytest.raises(InputError, match=r"speaks https, not http.*give https://127"):
+            discover(plain(between.url))
+        with pytest.raises(InputError, match=r"certificate is refused: self-signed.*SSL_CERT_FILE"):
+            discover(between.url)
 
 
 def test_a_redirect_is_not_followed(endpoint: Endpoint) -> None:
@@ -277,13 +341,29 @@ def test_a_redirect_is_not_followed(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("route", ["/v1/models", "/metrics", "/props"])
-def test_a_redirected_question_takes_no_key_elsewhere(endpoint: Endpoint, route: str) -> None:
+def test_a_redirected_question_is_not_asked_elsewhere(endpoint: Endpoint, route: str) -> None:
     with faults.proxy(endpoint.url, {}) as elsewhere:
-        away = faults.status(307, Location=f"{elsewhere.url}{route}")
-        with faults.proxy(endpoint.url, {route: away}) as between, suppress(InputError):
+        away = faults.status(307, Location=f"{elsewhere.url}{route}?token=1")
+        with (
+            faults.proxy(endpoint.url, {route: away}) as between,
+            pytest.raises(InputError, match=rf"points elsewhere \(307\).*itself: {elsewhere.url}\)$"),
+        ):
             discover(between.url, key=Key(SECRET, "test"))
         assert {headers.get("Authorization") for headers in between.seen} == {f"Bearer {SECRET}"}
-        assert not [headers for headers in elsewhere.seen if "Authorization" in headers]
+        assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize("code", [301, 303, 307])
+def test_a_redirected_question_to_prometheus_is_not_asked_elsewhere(endpoint: Endpoint, code: int) -> None:
+    with faults.proxy(endpoint.url, {}) as elsewhere:
+        away = faults.status(code, Location=elsewhere.url)
+        with (
+            faults.proxy(endpoint.url, {"/api/v1/query_range": away}) as between,
+            pytest.raises(InputError, match="points elsewhere"),
+        ):
+            from_prometheus(between.url, 0.0, 1.0, 1.0, key=Key(SECRET, "test"))
+        assert between.seen
+        assert elsewhere.seen == []
 
 
 def test_the_key_is_sent_and_shown_to_nobody(endpoint: Endpoint, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from headway.errors import InputError
-from headway.probe.asking import base
 from headway.probe.endpoint import discover
 from headway.probe.nouns import Endpoint
 from headway.probe.prompts import fitting
@@ -114,24 +113,6 @@ def test_without_a_length_there_are_no_settings() -> None:
 def test_what_is_given_is_checked(name: str, value: object) -> None:
     with pytest.raises(InputError, match="max_num"):
         read("vllm", Pages({}), {}, "", {name: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("http://localhost:8000/v1/", "http://localhost:8000"),
-        ("localhost:8000", "http://localhost:8000"),
-        ("https://h/api/v1", "https://h/api"),
-    ],
-)
-def test_addresses_lose_their_v1(given: str, expected: str) -> None:
-    assert base(given) == expected
-
-
-def test_addresses_with_credentials_are_refused_without_quoting_them() -> None:
-    with pytest.raises(InputError) as caught:
-        base("http://me:secret@localhost")
-    assert "secret" not in str(caught.value)
 
 
 def test_nobody_answers() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headway.api import watch
 from headway.errors import EvidenceError, InputError
 from headway.probe.nouns import Scrape
 from headway.probe.observed import beside_client, increase, observed, restarted_s
-from headway.probe.scrape import scrape_of
+from headway.probe.scrape import Scraper, scrape_of
 from headway.probe.scrape_files import from_expositions, from_prometheus, read_scrape, write_scrape
 from headway.probe.signals import Sample, engine_of, reading_of, samples_of, table
 from headway.workload.trace import Measured
@@ -218,7 +219,20 @@ def test_two_saved_pages_are_a_scrape(tmp_path: Path) -> None:
 
 
 def test_no_prometheus_server_is_one_error() -> None:
-    with pytest.raises(InputError, match="no Prometheus server answers"):
+    with pytest.raises(InputError, match="nobody answers"):
         from_prometheus("http://127.0.0.1:9", 0.0, 1.0, 1.0)
-    with pytest.raises(InputError, match="begins with http"):
+    with pytest.raises(InputError, match="http or https"):
         from_prometheus("file:///etc/passwd", 0.0, 1.0, 1.0)
+
+
+def test_public_addresses_are_not_asked_without_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.create_connection", lambda *_what: pytest.fail("nobody may be asked"))
+    with pytest.raises(InputError, match="--allow-public"):
+        from_prometheus("http://8.8.8.8:9090", 0.0, 1.0, 1.0)
+    with pytest.raises(InputError, match="--allow-public"):
+        Scraper("http://8.8.8.8/v1")
+    assert Scraper("http://8.8.8.8/v1/", allow_public=True).url == "http://8.8.8.8/metrics"
+    assert Scraper("http://127.0.0.1:9/metrics").url == "http://127.0.0.1:9/metrics"
+    for where in ({"url": "http://8.8.8.8"}, {"prometheus": "http://8.8.8.8"}):
+        with pytest.raises(InputError, match="--allow-public"):
+            watch("no matter", **where)

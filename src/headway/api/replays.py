@@ -271,7 +271,13 @@ class _Run:
 
         if self.scrape_interval_s is None or not self.endpoint.metrics:
             return None
-        return Scraper(self.endpoint.url, interval_s=self.scrape_interval_s, key=self.key, engine=self.endpoint.engine)
+        return Scraper(
+            self.endpoint.url,
+            interval_s=self.scrape_interval_s,
+            key=self.key,
+            engine=self.endpoint.engine,
+            allow_public=self.limits.allow_public,
+        )
 
 
 def _now() -> str:

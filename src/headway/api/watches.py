@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -82,6 +83,7 @@ def watch(
     tolerance_frac: float = 0.1,
     windows_per_false_alarm: float = 1000.0,
     key: Key | None = None,
+    allow_public: bool = False,
     told: Callable[[WatchedWindow], None] = lambda _window: None,
 ) -> Watch:
     """Compare a server's own metrics, window by window, with what its calibration expects.
@@ -97,26 +99,34 @@ def watch(
         tolerance_frac: a figure off by less is in order.
         windows_per_false_alarm: on average, at least.
         key: sent as a bearer token.
+        allow_public: whether an address that is neither loopback nor private may be asked.
         told: each window as it ends.
 
     Raises:
-        InputError: no calibration, not exactly one of `url` and `prometheus`, or an argument out of range.
+        InputError: no calibration, not exactly one of `url` and `prometheus`, an argument out of range, or an
+            address that is not allowed.
         EvidenceError: the server has no metrics of an engine.
     """
+    from headway.api.replays import live
+
+    live()
     from headway.calibration.watching import Detector
     from headway.perf.endpoint_reader import read_calibration
+    from headway.probe.address import checked_address
 
     if (url is None) == (prometheus is None):
         raise InputError("say where the metrics are: exactly one of url and prometheus", place="url")
     for name, value in (("window", window_s), ("tolerance", tolerance_frac), ("false alarm", windows_per_false_alarm)):
         if not value > 0:
             raise InputError(f"expected a number above 0, got {value:g}", place=name)
+    look = functools.partial(_asked, str(prometheus), selector) if url is None else functools.partial(_live, url)
+    checked_address(str(prometheus if url is None else url), allow_public=allow_public)
     known = read_calibration(calibration)
     detector, seen = Detector(tolerance_frac, windows_per_false_alarm), list[WatchedWindow]()
     try:
         while windows is None or len(seen) < windows:
             began = dt.datetime.now(dt.UTC).strftime("%H:%M:%S")
-            scrape = _live(url, window_s, key) if url else _asked(str(prometheus), window_s, selector, key)
+            scrape = look(window_s, key, allow_public=allow_public)
             seen.append(_judged(scrape, known, detector, began, osl_tokens, seed=len(seen)))
             told(seen[-1])
     except KeyboardInterrupt:
@@ -158,10 +168,10 @@ def _judged(
     )
 
 
-def _live(url: str, window_s: float, key: Key | None) -> Scrape:
+def _live(url: str, window_s: float, key: Key | None, *, allow_public: bool) -> Scrape:
     from headway.probe.scrape import Scraper
 
-    scraper = Scraper(url, interval_s=max(window_s / _SCRAPES, 0.1), key=key)
+    scraper = Scraper(url, interval_s=max(window_s / _SCRAPES, 0.1), key=key, allow_public=allow_public)
 
     async def window() -> Scrape | None:
         ended, start_s = asyncio.Event(), time.perf_counter()
@@ -177,9 +187,10 @@ def _live(url: str, window_s: float, key: Key | None) -> Scrape:
     return found
 
 
-def _asked(url: str, window_s: float, selector: str, key: Key | None) -> Scrape:
+def _asked(url: str, selector: str, window_s: float, key: Key | None, *, allow_public: bool) -> Scrape:
     from headway.probe.scrape_files import from_prometheus
 
     time.sleep(window_s)
     end_s = time.time()
-    return from_prometheus(url, end_s - window_s, end_s, window_s / _SCRAPES, selector=selector, key=key)
+    start_s, step_s = end_s - window_s, window_s / _SCRAPES
+    return from_prometheus(url, start_s, end_s, step_s, selector=selector, key=key, allow_public=allow_public)

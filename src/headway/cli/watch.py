@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--key-env", metavar="VARIABLE", help="The environment variable with the API key.")
 @click.option("--key-file", metavar="FILE", help="The file with the API key.")
+@click.option("--allow-public", is_flag=True, help="Allow an address that is neither loopback nor private.")
 @click.option("--check", is_flag=True, help="Exit with 1 where the calibration has drifted.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document per window, one a line.")
 def command(
@@ -56,6 +57,7 @@ def command(
     key_env: str | None,
     key_file: str | None,
     *,
+    allow_public: bool,
     once: bool,
     check: bool,
     as_json: bool,
@@ -78,6 +80,7 @@ def command(
         tolerance_frac=tolerance_frac,
         windows_per_false_alarm=windows_per_false_alarm,
         key=key_of(key_env, key_file),
+        allow_public=allow_public,
         told=_as_json if as_json else lambda window: emit(_line(window)),
     )
     if found.drifted and not as_json:

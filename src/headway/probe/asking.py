@@ -1,16 +1,22 @@
-"""Small questions to a server before a run: what it is, how it counts tokens. Runs themselves go through `client`."""
+"""Small questions to a server: what it is, how it counts tokens, what it scraped. Runs themselves go through `client`.
+
+Redirects are not followed: whoever was asked was checked and given a key, and whoever it points to was not.
+"""
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urljoin, urlsplit
 
 from headway.errors import InputError
+from headway.probe.address import base_of
+from headway.probe.handshake import certificate_fault, spoken_instead
 
 if TYPE_CHECKING:
     from headway.probe.keys import Key
@@ -19,8 +25,17 @@ if TYPE_CHECKING:
 PATIENCE_S = 20.0
 #: and nobody reads more of it than this
 _MOST_BYTES = 2**26
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: a redirect is then an error with its code."""
+
+    def redirect_request(self, *_what: Any) -> None:
+        """Say that there is no other request to make."""
+
+
 #: no proxies, as in the client: what is measured is the way to the server itself
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +54,7 @@ class Server:
         """Return a page, None where there is none.
 
         Raises:
-            InputError: nobody answers.
+            InputError: nobody answers, or another address is pointed to.
         """
         return self._ask(urllib.request.Request(self.url + route))  # noqa: S310 - the scheme was checked
 
@@ -47,7 +62,7 @@ class Server:
         """Return a JSON object, empty where there is none.
 
         Raises:
-            InputError: nobody answers.
+            InputError: nobody answers, or another address is pointed to.
         """
         return _object(self.get(route))
 
@@ -55,41 +70,62 @@ class Server:
         """Return the JSON object a body is answered with, empty where it is refused.
 
         Raises:
-            InputError: nobody answers.
+            InputError: nobody answers, or another address is pointed to.
         """
         data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
         return _object(self._ask(urllib.request.Request(self.url + route, data, kind)))  # noqa: S310 - as above
 
     def _ask(self, request: urllib.request.Request) -> str | None:
-        if self.key is not None:
-            request.add_unredirected_header("Authorization", self.key.authorization)  # for this server alone
         try:
-            with _OPENER.open(request, timeout=PATIENCE_S) as answer:
-                return str(answer.read(_MOST_BYTES).decode("utf-8", errors="replace"))
+            return str(opened(request, self.key, PATIENCE_S).decode("utf-8", errors="replace"))
         except urllib.error.HTTPError as error:
-            error.close()
             if error.code in (401, 403):
                 hint = "give an API key" if self.key is None else f"the key of {self.key.source} is refused"
                 raise InputError(f"refuses to answer ({error.code})", file=self.url, hint=hint) from None
             return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"nobody answers: {_why(error)}", file=self.url, hint="is the server up?") from None
 
 
-def base(url: str) -> str:
-    """Return an address as `Endpoint.url` has it: scheme, host and port, no `/v1`, no credentials.
+def opened(request: urllib.request.Request, key: Key | None, patience_s: float) -> bytes:
+    """Ask one question of an address that was checked, and return the answer.
 
     Raises:
-        InputError: not an address of that kind. Credentials in it are refused without being quoted.
+        urllib.error.HTTPError: the answer is an error; it is closed.
+        InputError: nobody answers, or another address is pointed to.
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
-    if parts.username or parts.password:
-        raise InputError(
-            "an address must not hold credentials", place="url", hint="give the key by file or environment"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"expected an address such as http://127.0.0.1:8000, got {url!r}", place="url")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+    if key is not None:
+        request.add_unredirected_header("Authorization", key.authorization)
+    try:
+        with _OPENER.open(request, timeout=patience_s) as answer:
+            return bytes(answer.read(_MOST_BYTES))
+    except urllib.error.HTTPError as error:
+        error.close()
+        if 300 <= error.code < 400:
+            _redirected(request.full_url, error)
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        _unanswered(request.full_url, error)
+
+
+def _redirected(url: str, error: urllib.error.HTTPError) -> NoReturn:
+    """Say where a redirect points, without what a query may hold."""
+    to = urlsplit(urljoin(url, error.headers.get("Location", "")))
+    where = f"{to.scheme}://{to.netloc.rpartition('@')[2]}{to.path.removesuffix(urlsplit(url).path)}"
+    hint = f"give the address that answers itself: {where}"
+    raise InputError(f"points elsewhere ({error.code}), and redirects are not followed", file=url, hint=hint) from None
+
+
+def _unanswered(url: str, error: Exception) -> NoReturn:
+    """Say why nobody answers: a certificate, the wrong scheme, or what the network says."""
+    reason = getattr(error, "reason", error)
+    problem, hint = f"nobody answers: {_why(reason)}", "is the server up?"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        problem, hint = certificate_fault(reason)
+    elif not isinstance(reason, ConnectionRefusedError):
+        base, host, port = base_of(url.partition("?")[0])
+        scheme, _, rest = base.partition("://")
+        if other := spoken_instead(scheme, host, port):
+            problem, hint = f"it speaks {other}, not {scheme}", f"give {other}://{urlsplit(f'//{rest}').netloc}"
+    raise InputError(problem, file=url, hint=hint) from None
 
 
 def _object(page: str | None) -> dict[str, Any]:
@@ -100,8 +136,7 @@ def _object(page: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _why(error: Exception) -> str:
-    reason = getattr(error, "reason", error)
+def _why(reason: object) -> str:
     if isinstance(reason, ssl.SSLError):
         return f"TLS: {reason.reason or reason}"
-    return str(getattr(reason, "strerror", None) or reason) or type(error).__name__
+    return str(getattr(reason, "strerror", None) or reason) or type(reason).__name__

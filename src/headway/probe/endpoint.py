@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from headway.errors import InputError, nearest
-from headway.probe.asking import Server, base
+from headway.probe.address import base_of
+from headway.probe.asking import Server
 from headway.probe.nouns import Endpoint
 from headway.probe.settings import DEFAULTS, Ledger, read, settings
 
@@ -43,7 +44,7 @@ def discover(
         InputError: nobody answers, it is no OpenAI-compatible server, there is no such model, or there are several and
             none was named; an unknown engine or setting.
     """
-    server = Server(base(url), key)
+    server = Server(base_of(url)[0], key)
     if engine is not None and engine not in DEFAULTS:
         raise InputError(f"there is no engine {engine!r}", place="engine", hint=nearest(engine, DEFAULTS))
     entry = _model(server, model)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.probe.address import checked_address
 from headway.probe.nouns import Scrape
 from headway.probe.signals import Reading, engine_of, reading_of, samples_of
 
@@ -41,7 +42,15 @@ class Scraper:
         problems: why, each reason once.
     """
 
-    def __init__(self, url: str, *, interval_s: float = 1.0, key: Key | None = None, engine: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        interval_s: float = 1.0,
+        key: Key | None = None,
+        engine: str = "",
+        allow_public: bool = False,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -49,9 +58,14 @@ class Scraper:
             interval_s: between two fetches.
             key: sent as a bearer token.
             engine: whose names to read; empty: the one whose names occur.
+            allow_public: whether an address that is neither loopback nor private may be asked.
+
+        Raises:
+            InputError: it is no address, its name is not known, or it is not allowed.
         """
-        url = url.rstrip("/")
-        self.url = url if url.endswith("/metrics") else f"{url.removesuffix('/v1')}/metrics"
+        self._address = checked_address(url, allow_public=allow_public)
+        base = self._address.url
+        self.url = base if base.endswith("/metrics") else f"{base}/metrics"
         self.interval_s, self._key, self._engine = interval_s, key, engine
         self.failed, self.problems = 0, list[str]()
         self._pages: list[tuple[float, bytes]] = []
@@ -61,12 +75,15 @@ class Scraper:
         """Look until the run has ended; None where there was no page at all."""
         import aiohttp
 
+        from headway.probe.transport import Resolved
+
         # compressing an answer would cost the server's time
         headers = {"Accept": "text/plain", "Accept-Encoding": "identity"}
         if self._key is not None:
             headers["Authorization"] = self._key.authorization
         timeout = aiohttp.ClientTimeout(total=max(PATIENCE_S, self.interval_s))
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+        connector = aiohttp.TCPConnector(resolver=Resolved(self._address))
+        async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
             while not ended.is_set() and not self._over:
                 await self.fetch(session, now_s)
                 wait_s = self.interval_s - now_s() % self.interval_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import urllib.error
 import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ import numpy as np
 import polars as pl
 
 from headway.errors import EvidenceError, InputError
+from headway.probe.address import checked_address
+from headway.probe.asking import opened
 from headway.probe.nouns import Scrape
 from headway.probe.scrape import rows_of, scrape_of
 from headway.probe.signals import Sample, all_spellings, plain_name, samples_of, table
@@ -120,6 +123,7 @@ def from_prometheus(
     selector: str = "",
     key: Key | None = None,
     engine: str = "",
+    allow_public: bool = False,
 ) -> Scrape:
     """Ask a Prometheus server for what it scraped; times count from `start_s`.
 
@@ -131,14 +135,16 @@ def from_prometheus(
         selector: label matchers in PromQL that pick one deployment: `job="llm", namespace="prod"`.
         key: sent as a bearer token.
         engine: whose names to read; empty: the one whose names occur.
+        allow_public: whether an address that is neither loopback nor private may be asked.
 
     Raises:
-        InputError: no Prometheus server answers there, or it refuses the query.
+        InputError: no Prometheus server answers there, it refuses the query, or the address is not allowed.
         EvidenceError: it has no engine's metrics in that time.
     """
     names = "|".join(sorted(all_spellings()))
     query = f'{{__name__=~"{names}"{", " + selector if selector else ""}}}'
-    series = _query_range(url, {"query": query, "start": start_s, "end": end_s, "step": step_s}, key)
+    base = checked_address(url, allow_public=allow_public).url
+    series = _query_range(base, {"query": query, "start": start_s, "end": end_s, "step": step_s}, key)
     by_time: dict[float, list[Sample]] = {}
     for one in series:
         labels = dict(one["metric"])
@@ -151,18 +157,13 @@ def from_prometheus(
     return found
 
 
-def _query_range(url: str, fields: dict[str, Any], key: Key | None) -> list[dict[str, Any]]:
-    if not url.startswith(("http://", "https://")):
-        raise InputError("expected an address that begins with http:// or https://", file=url)
-    body = urllib.parse.urlencode(fields)
-    headers = {} if key is None else {"Authorization": key.authorization}
-    asked = urllib.request.Request(f"{url.rstrip('/')}/api/v1/query_range", body.encode(), headers)  # noqa: S310
+def _query_range(base: str, fields: dict[str, Any], key: Key | None) -> list[dict[str, Any]]:
+    body = urllib.parse.urlencode(fields).encode()
+    asked = urllib.request.Request(f"{base}/api/v1/query_range", body)  # noqa: S310 - the scheme was checked
     try:
-        with urllib.request.urlopen(asked, timeout=_PATIENCE_S) as answer:  # noqa: S310 - http(s), checked above
-            found = json.load(answer)["data"]["result"]
+        found = json.loads(opened(asked, key, _PATIENCE_S))["data"]["result"]
     except urllib.error.HTTPError as error:
-        raise InputError(f"the Prometheus server answers {error.code}", file=url, hint="check the selector") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = getattr(error, "reason", None) or type(error).__name__
-        raise InputError(f"no Prometheus server answers there: {why}", file=url) from None
+        raise InputError(f"the Prometheus server answers {error.code}", file=base, hint="check the selector") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"no Prometheus server answers there: {type(error).__name__}", file=base) from None
     return list(found)
