@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.probe.address import is_private
+from headway.errors import InputError
+from headway.probe.address import base_of, is_private
 from headway.probe.bodies import Answer
 from headway.probe.limits import Limits
 from headway.probe.nouns import Load
@@ -22,7 +23,8 @@ from headway.types import Requests
 pytest.importorskip("aiohttp")
 
 from headway.probe.columns import Columns
-from headway.probe.flight import Flight
+from headway.probe.costs import MOVED_FRAC, limits
+from headway.probe.flight import Flight, retry_after_s
 
 TEXTS = st.lists(st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=12), min_size=1, max_size=3)
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -58,7 +60,8 @@ def stream(tokens: int) -> tuple[bytes, list[int]]:
 def flown(pieces: list[bytes], *, code: str = "") -> Flight:
     """A flight whose answer came in these pieces, the k-th at second k + 1."""
     flight = Flight.__new__(Flight)
-    flight.row, flight.due_s, flight.sent_s, flight.code, flight.message, flight.retried = 0, 0.0, 0.5, code, "", 0
+    flight.row, flight.due_s, flight.sent_s, flight.code, flight.message = 0, 0.0, 0.5, code, ""
+    flight.retried = flight.resent = 0
     from headway.probe.transport import Arrivals
 
     flight.arrivals, flight.reading = Arrivals(), Reading()
@@ -165,3 +168,48 @@ def test_limits_are_above_zero(name: str, value: float) -> None:
 
     with pytest.raises(InputError, match=name):
         Limits(**{name: value})
+
+
+@given(
+    st.text(max_size=30)
+    | st.integers(0).map(str)
+    | st.builds("{} {} {:02}:00:00 {}".format, st.integers(0, 40), st.text(), st.integers(), st.text(max_size=9))
+    | st.builds("1 Jan {} 00:00:00 {}".format, st.integers(), st.integers())
+)
+def test_any_retry_after_is_a_time_to_wait_or_none(header: str) -> None:
+    wait_s = retry_after_s(header)
+    assert wait_s is None or wait_s >= 0
+    assert (wait_s == float(header)) if header.isascii() and header.isdigit() else True
+
+
+PARTS = st.text(st.sampled_from("ab.:/@[]?#%1 \\é"), max_size=12)
+
+
+@given(st.builds("{}://{}/{}".format, st.sampled_from(["http", "https", "ftp"]), PARTS, PARTS) | PARTS)
+def test_an_address_is_refused_or_reads_the_same_again(url: str) -> None:
+    try:
+        base, host, port = base_of(url)
+    except InputError:
+        return
+    assert base_of(base) == (base, host, port)
+    assert "@" not in base.split("/")[2] and not base.endswith(("/", "/v1")) and host and 0 <= port < 2**16
+
+
+TIMES = st.fixed_dictionaries({at: st.floats(1e-4, 10) for at in MOVED_FRAC})
+
+
+@given(TIMES, TIMES, TIMES, TIMES, st.integers(-8, 8))
+def test_what_a_client_may_decide_is_its_share_of_what_was_measured(
+    late_s: dict[float, float], lag_s: dict[float, float], ttft_s: dict[float, float], gap_s: dict[float, float], k: int
+) -> None:
+    """Of lateness and latency only the ratio counts; who is not late decides nothing, who is later no less."""
+    found = limits(0.0, late_s, lag_s, ttft_s, gap_s)
+    scaled = [{at: value * 2.0**k for at, value in one.items()} for one in (late_s, lag_s, ttft_s, gap_s)]
+    assert len(limits(0.0, *scaled)) == len(found)
+    in_time = dict.fromkeys(MOVED_FRAC, 0.0)
+    assert limits(0.9, in_time, in_time, ttft_s, gap_s) == []
+    assert len(limits(0.91, in_time, in_time, ttft_s, gap_s)) == 1
+    later_s = {at: 2 * value for at, value in late_s.items()}
+    assert len(limits(0.0, later_s, lag_s, ttft_s, gap_s)) >= len(found)
+    unknown = dict.fromkeys(MOVED_FRAC, float("nan"))
+    assert limits(0.0, late_s, lag_s, unknown, unknown) == [], "where nothing was measured, nothing was decided"

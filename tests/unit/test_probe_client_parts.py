@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -15,8 +16,10 @@ pytest.importorskip("aiohttp")
 
 from headway.errors import InputError
 from headway.probe.address import base_of, checked_address
+from headway.probe.costs import limits
 from headway.probe.faults import EXPLAINED, code_of_status
 from headway.probe.flight import retry_after_s
+from headway.probe.handshake import spoken_instead
 from headway.probe.keys import Key
 from headway.probe.nouns import ERRORS
 from headway.probe.reading import Reading
@@ -96,6 +99,23 @@ def test_retry_after() -> None:
     assert retry_after_s(formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=2)
     assert retry_after_s(formatdate(time.time() - 100, usegmt=True)) == 0
     assert retry_after_s("") is None and retry_after_s("soon") is None
+    assert retry_after_s("²") is None and retry_after_s("٣") is None, "digits to Python, none to HTTP"
+    assert retry_after_s("1 Jan 99999999999999999999 00:00:00 GMT") is None
+
+
+def test_a_few_milliseconds_late_limit_nothing_but_what_lasts_milliseconds() -> None:
+    late_s, lag_s = {0.5: 0.001, 0.99: 0.0053}, {0.5: 0.0, 0.99: 0.002}
+    gap_s = {0.5: 0.02, 0.99: 0.03}
+    assert limits(0.3, late_s, lag_s, {0.5: 0.3, 0.99: 0.9}, gap_s) == []
+    (found,) = limits(0.3, late_s, lag_s, {0.5: 0.02, 0.99: 0.03}, gap_s)
+    assert found.startswith("The client was 7.3 ms late at p99, where TTFT is 30 ms")
+    assert len(limits(0.3, late_s, {0.5: 0.003, 0.99: 0.02}, {0.5: 0.3, 0.99: 0.9}, gap_s)) == 2
+
+
+def test_nobody_speaks_where_nobody_listens() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        assert spoken_instead("http", "127.0.0.1", taken.getsockname()[1]) == ""
 
 
 def test_every_code_is_explained() -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Lines of warnings that are shown; the document has all.
 _MOST_WARNINGS = 6
-#: A client that is late by less than this share of the median TTFT does not decide the figures.
-_MATERIAL_FRAC = 0.05
 
 
 def replay_page(found: Replayed) -> Page:
@@ -77,8 +75,8 @@ def _pace(found: Replayed) -> str:
 
 def _limit(found: Replayed) -> str:
     """Who decided the figures."""
-    if found.client.limited and _late_s(found) > _MATERIAL_FRAC * _ttft_s(found):
-        return f"the client, {seconds(_late_s(found))} late at p99, was the limit, not the server"
+    if found.client.limited:
+        return f"the client, {seconds(_late_s(found))} late at p99, may have decided them, not the server"
     if found.knee is not None:
         return knee_sentence(found.knee)
     load = found.load
@@ -93,12 +91,6 @@ def _late_s(found: Replayed) -> float:
     """How late the client was, and how coarse its clock, at p99 together."""
     client = found.client
     return client.send_error_s.get(0.99, 0.0) + client.loop_lag_s.get(0.99, 0.0)
-
-
-def _ttft_s(found: Replayed) -> float:
-    latency = found.outcome.latency.get("ttft")
-    value_s = latency.at(0.5) if latency else math.nan
-    return value_s if math.isfinite(value_s) else math.inf
 
 
 def knee_sentence(knee: Knee) -> str:

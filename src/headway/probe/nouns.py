@@ -99,6 +99,8 @@ class ClientReport:
         cpu_per_token_s: of it, for one streamed chunk.
         loop_lag_s: by quantile, how late the client's event loop ran: the resolution of every time it took.
         most_in_flight: requests in flight at once, at most.
+        retried: how often a request was sent again: as the server asked, or because a connection that had served before
+            was closed.
         clock_jump_s: how far the wall clock and the steady clock moved apart during the run.
         limited: whether the client, not the server, may have decided the figures; why stands in `warnings`.
         warnings: what a reader of the figures must know, in whole sentences.
