@@ -158,7 +158,8 @@ def test_it_holds_until_the_server_is_slowed(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "drifted since" in said
     assert "slower than calibrated" in said
-    assert "headway calibrate endpoint" in said
+    again = ["headway", "calibrate", "endpoint", url, "--out", "this-machine-again.yaml"]
+    assert f"recalibrate: {' '.join(again)} --name this-machine --hardware cpu --weights int4\n" in said
 
 
 def test_the_wrong_calibration_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

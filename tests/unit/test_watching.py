@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from headway.calibration.watching import Detector, Expectation, Traffic, expect, measured_of, traffic_of
+from headway.cli.calibrate import endpoint_command
+from headway.cli.watch import recalibrating
 from headway.errors import InputError
 from headway.perf.endpoint import EndpointCalibration, StepTerms, Uncertainty
 from headway.probe.observed import Observed, distribution
@@ -137,3 +139,20 @@ def test_alarms_are_as_rare_as_said() -> None:
 
 def test_traffic_says_its_rate() -> None:
     assert Traffic(window_s=10.0, requests=5, ended=5, isl_tokens=1, osl_tokens=1, cached_frac=0).per_s == 0.5
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.7:8000", None])
+def test_what_is_said_to_do_next_can_be_done(url: str | None) -> None:
+    tensor = replace(calibration(), tp=2, hardware="my box", weight_dtype="fp8")
+    head, *words = recalibrating(tensor, url, "MY_KEY", None, allow_public=True)
+    group, command, *options = words
+    assert (head, group, command) == ("headway", "calibrate", "endpoint")
+    parsed = endpoint_command.make_context(command, options).params
+    assert parsed["url"] == (url or "URL")
+    assert {"file": "here-again.yaml", "name": "here", "hardware": "my box", "tp": 2}.items() <= parsed.items()
+    assert {
+        "weight_dtype": "fp8",
+        "kv_dtype": None,
+        "key_env": "MY_KEY",
+        "allow_public": True,
+    }.items() <= parsed.items()

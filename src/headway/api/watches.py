@@ -51,13 +51,13 @@ class Watch:
     """All that was watched.
 
     Attributes:
-        calibration: its name.
+        calibration: what the server was held to.
         drifted: whether it no longer holds.
         windows: in order of time.
         assumed: what the comparison takes for granted.
     """
 
-    calibration: str
+    calibration: EndpointCalibration
     drifted: bool
     windows: tuple[WatchedWindow, ...]
     assumed: tuple[str, ...]
@@ -131,7 +131,7 @@ def watch(
             told(seen[-1])
     except KeyboardInterrupt:
         pass
-    return Watch(calibration=known.name, drifted=bool(detector.drifted), windows=tuple(seen), assumed=ASSUMED)
+    return Watch(calibration=known, drifted=bool(detector.drifted), windows=tuple(seen), assumed=ASSUMED)
 
 
 def _judged(

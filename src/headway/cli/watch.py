@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from headway.cli.common import duration, emit, examples, key_of
 
 if TYPE_CHECKING:
     from headway.api.watches import WatchedWindow
+    from headway.perf.endpoint import EndpointCalibration
 
 
 @click.command(
@@ -84,9 +86,29 @@ def command(
         told=_as_json if as_json else lambda window: emit(_line(window)),
     )
     if found.drifted and not as_json:
-        emit(f"recalibrate: headway calibrate endpoint{f' --url {url}' if url else ''} --name {found.calibration}\n")
+        words = recalibrating(found.calibration, url, key_env, key_file, allow_public=allow_public)
+        emit(f"recalibrate: {shlex.join(words)}\n")
     if found.drifted and check:
         click.get_current_context().exit(1)
+
+
+def recalibrating(
+    known: EndpointCalibration, url: str | None, key_env: str | None, key_file: str | None, *, allow_public: bool
+) -> list[str]:
+    """Return the command that calibrates the same server again, into a file beside."""
+    named = {
+        "--name": known.name,
+        "--hardware": known.hardware if known.hardware != "unnamed" else "",
+        "--tp": str(known.tp) if known.tp > 1 else "",
+        "--weights": known.weight_dtype if known.weight_dtype != "bf16" else "",
+        "--kv": known.kv_dtype if known.kv_dtype != "bf16" else "",
+        "--key-env": key_env,
+        "--key-file": key_file,
+    }
+    options = [word for option, value in named.items() if value for word in (option, value)]
+    public = ["--allow-public"] if allow_public else []
+    file = f"{known.name}-again.yaml"
+    return ["headway", "calibrate", "endpoint", url or "URL", "--out", file, *options, *public]
 
 
 def _as_json(window: WatchedWindow) -> None:
