@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from headway import api
+from headway.api.documents import dumps
 from headway.api.pools import Choice, build_pool
 from headway.catalog import load
+from headway.cli import main
 from headway.errors import InputError
 from headway.perf import find_calibration, read_calibration, replica, write_calibration
 from headway.perf.bands import band, unsafe_frac
+from headway.pictures.plans import plan_page
 from headway.planner.study import Study
 from headway.scenario import read_scenario
 
@@ -128,6 +132,12 @@ def test_what_was_not_measured_is_refused(choice: Choice, message: str) -> None:
         build_pool(choice, catalog=scenario.catalog, scenario=scenario)
 
 
+def test_an_estimate_of_operators_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(EXAMPLES / "calibrated.yaml"), "--calibration", str(SAMPLE)]) == 2
+    said = capsys.readouterr().err
+    assert "has no operators to show" in said and "headway simulate" in said
+
+
 def test_a_scenario_of_another_model_is_refused() -> None:
     with pytest.raises(InputError, match="is of 'SmolLM2-135M-Instruct'; the scenario has meta-llama"):
         read_scenario(EXAMPLES / "azure-conv.yaml", endpoints=(str(SAMPLE),))
@@ -164,7 +174,13 @@ def test_how_many_boxes(tmp_path: Path) -> None:
     slow = api.plan(EXAMPLES / "calibrated.yaml", calibration=str(path))
     assert found.chosen.deployment.pools[0].calibration == str(SAMPLE)
     assert slow.chosen.deployment.gpus > 1.5 * found.chosen.deployment.gpus
-    assert any(one.name == "step times" and "llama-cpu" in one.value for one in found.assumptions)
+    said = {one.name: one for one in found.assumptions}
+    assert "llama-cpu" in said["step times"].value
+    assert said["scheduler"].source == "the simulator follows llama-server's slots and batches; one batch in flight"
+    assert "synchronous" in said["scheduler"].value and "asynchronous" not in said["scheduler"].value
+    assert all("calibration llama-cpu" in row[0] for row in plan_page(found, ()).parts[0].rows)
+    candidates = json.loads(dumps("plan", found))["candidates"]
+    assert {one["deployment"]["pools"][0]["calibration"] for one in candidates} == {str(SAMPLE)}
     assert found.certainty.likeness == "this deployment"
     assert found.chosen.cost is not None
     assert found.chosen.cost.usd_per_hour == pytest.approx(0.02 * found.chosen.deployment.gpus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headway.perf import endpoint_of
 from headway.pictures.page import (
     ABSENT,
     Commands,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from headway.planner import Plan
     from headway.planner.nouns import Certainty, Lever, Step, Stress
     from headway.scenario import Assumption
-    from headway.types import Belief, Candidate, Cost, Deployment, Outcome, Slo
+    from headway.types import Belief, Candidate, Cost, Deployment, Outcome, Pool, Slo
 
 #: How many of each a screen has room for; the JSON document and the report have all.
 CANDIDATES, LEVERS, ASSUMPTIONS, REASONS = 4, 7, 2, 2
@@ -139,10 +140,7 @@ def _heading(slo: Slo, metric: str) -> str:
 def _candidate(candidate: Candidate, plan: Plan, metrics: Sequence[str]) -> tuple[str, ...]:
     outcome, deployment = candidate.outcome, candidate.deployment
     mark = "▶" if candidate is plan.chosen else " "
-    name = "\n".join(
-        f"{mark} {p.replicas}× {p.parallelism} {p.accelerator.name}\n  {p.weight_dtype}, KV {p.kv_dtype}"
-        for p in deployment.pools
-    )
+    name = "\n".join(_named(pool, mark) for pool in deployment.pools)
     latencies = (_latencies(outcome, plan.slo, metric) for metric in metrics)
     binds = candidate.binds or candidate.rejected_because
     return (
@@ -153,6 +151,14 @@ def _candidate(candidate: Candidate, plan: Plan, metrics: Sequence[str]) -> tupl
         *_priced(candidate.cost),
         binds.replace(" ", "\n", 1),
     )
+
+
+def _named(pool: Pool, mark: str) -> str:
+    """Name a pool; one whose steps are a calibration's, and not the physics', says so."""
+    found = endpoint_of(pool)
+    measured = f"\n  calibration {found.name}" if found else ""
+    what = f"{pool.replicas}× {pool.parallelism} {pool.accelerator.name}"
+    return f"{mark} {what}\n  {pool.weight_dtype}, KV {pool.kv_dtype}{measured}"
 
 
 def _spare_gpus(candidate: Candidate) -> int:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from headway.metrics import COOL_DOWN_FRAC, WARM_UP_FRAC
 from headway.perf import endpoint_of
 from headway.scenario import Assumption
+from headway.simulator.policies import POLICIES
 
 if TYPE_CHECKING:
     from headway.planner.search import Found
     from headway.planner.study import Study
+    from headway.types import EngineSettings
 
 
 def premises(study: Study, best: Found) -> tuple[Assumption, ...]:
@@ -56,12 +58,19 @@ def premises(study: Study, best: Found) -> tuple[Assumption, ...]:
             value=f"{len(requests):,} requests a simulation{part}",
             source=f"the first {100 * WARM_UP_FRAC:g} % and the last {100 * COOL_DOWN_FRAC:g} % are not counted",
         ),
-        Assumption(
-            name="scheduler",
-            value=f"{shape.engine.title}, synchronous schedule",
-            source="the simulator follows the V1 scheduler; steps overlap with the host as the engine's settings say",
-        ),
+        _scheduler(shape.engine.title, best.option.pool.settings),
         *_measured(best),
+    )
+
+
+def _scheduler(title: str, settings: EngineSettings) -> Assumption:
+    """Say whose rules the simulated engine schedules by, and whether steps overlap with the host."""
+    policy = POLICIES[settings.engine]
+    overlap = "steps overlap with the host as the engine's settings say" if policy.overlaps else "one batch in flight"
+    return Assumption(
+        name="scheduler",
+        value=f"{title}, {'asynchronous' if settings.async_scheduling else 'synchronous'} schedule",
+        source=f"the simulator follows {policy.rules}; {overlap}",
     )
 
 

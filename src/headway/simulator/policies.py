@@ -24,6 +24,7 @@ class Policy:
 
     module: str
     name: str
+    rules: str  # whose they are, in words
     own: type  # of `EngineSettings.own`
     overlaps: bool  # whether the engine schedules one batch while another runs
     reserves: bool  # whether what a request may generate has to fit, not only what it will
@@ -31,13 +32,29 @@ class Policy:
 
 #: engine -> its policy
 POLICIES = {
-    "vllm": Policy(module="vllm", name="Vllm", own=type(None), overlaps=True, reserves=False),
-    "sglang": Policy(module="sglang", name="Sglang", own=SglangSettings, overlaps=True, reserves=True),
-    "tensorrt-llm": Policy(
-        module="tensorrt_llm", name="TensorRtLlm", own=TensorRtLlmSettings, overlaps=True, reserves=True
+    "vllm": Policy(
+        module="vllm", name="Vllm", rules="vLLM's V1 scheduler", own=type(None), overlaps=True, reserves=False
     ),
-    "tgi": Policy(module="tgi", name="Tgi", own=TgiSettings, overlaps=False, reserves=True),
-    "llama.cpp": Policy(module="llama_cpp", name="LlamaCpp", own=LlamaCppSettings, overlaps=False, reserves=True),
+    "sglang": Policy(
+        module="sglang", name="Sglang", rules="SGLang's scheduler", own=SglangSettings, overlaps=True, reserves=True
+    ),
+    "tensorrt-llm": Policy(
+        module="tensorrt_llm",
+        name="TensorRtLlm",
+        rules="TensorRT-LLM's two schedulers",
+        own=TensorRtLlmSettings,
+        overlaps=True,
+        reserves=True,
+    ),
+    "tgi": Policy(module="tgi", name="Tgi", rules="TGI's batching", own=TgiSettings, overlaps=False, reserves=True),
+    "llama.cpp": Policy(
+        module="llama_cpp",
+        name="LlamaCpp",
+        rules="llama-server's slots and batches",
+        own=LlamaCppSettings,
+        overlaps=False,
+        reserves=True,
+    ),
 }
 
 _CHOICES = {
