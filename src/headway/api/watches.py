@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from headway.errors import EvidenceError, InputError
@@ -51,16 +51,18 @@ class Watch:
     """All that was watched.
 
     Attributes:
-        calibration: what the server was held to.
+        calibration: its name.
         drifted: whether it no longer holds.
         windows: in order of time.
         assumed: what the comparison takes for granted.
+        known: the calibration itself.
     """
 
-    calibration: EndpointCalibration
+    calibration: str
     drifted: bool
     windows: tuple[WatchedWindow, ...]
     assumed: tuple[str, ...]
+    known: EndpointCalibration = field(repr=False, metadata={"document": False})
 
 
 ASSUMED = (
@@ -131,7 +133,8 @@ def watch(
             told(seen[-1])
     except KeyboardInterrupt:
         pass
-    return Watch(calibration=known, drifted=bool(detector.drifted), windows=tuple(seen), assumed=ASSUMED)
+    drifted = bool(detector.drifted)
+    return Watch(calibration=known.name, drifted=drifted, windows=tuple(seen), assumed=ASSUMED, known=known)
 
 
 def _judged(

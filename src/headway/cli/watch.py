@@ -86,7 +86,7 @@ def command(
         told=_as_json if as_json else lambda window: emit(_line(window)),
     )
     if found.drifted and not as_json:
-        words = recalibrating(found.calibration, url, key_env, key_file, allow_public=allow_public)
+        words = recalibrating(found.known, url, key_env, key_file, allow_public=allow_public)
         emit(f"recalibrate: {shlex.join(words)}\n")
     if found.drifted and check:
         click.get_current_context().exit(1)
