@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.calibration.design import candidates, propose
-from headway.calibration.fitting import Fit, fit, simulated_run
+from headway.calibration.fitting import Fit, fit
 from headway.calibration.judging import judge
 from headway.calibration.parameters import most_in_flight, parameters
 from headway.calibration.predicting import FIGURES, GROWTH, growth_per_s, predict
 from headway.calibration.runs import Run, clients_of, closed
+from headway.calibration.simulated import simulated_run
 from headway.perf.endpoint import StepTerms
 from headway.perf.endpoint_steps import step_table
 from headway.probe.nouns import Load

@@ -52,6 +52,7 @@ class Calibrated:
     endpoint: Endpoint | None  # None: fitted to files
     scatter_frac: tuple[float, float]  # of TTFT and TPOT of single requests around the fit
     next_runs: tuple[NextRun, ...]
+    granted: tuple[str, ...]  # what was taken for granted of runs that are known in figures alone
     interrupted: bool  # somebody stopped measuring; what was measured by then was used
 
 
@@ -148,12 +149,14 @@ def calibrate_fit(
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     part: int | None = None,
+    osl_tokens: float | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
 ) -> Calibrated:
-    """Fit a model of an endpoint to saved runs: those of `headway replay`, AIPerf, GuideLLM or `vllm bench serve`.
+    """Fit a model of an endpoint to saved runs: their requests, a load generator's summary, or the server's metrics.
 
     Args:
-        runs: files or folders of `headway replay --out`.
+        runs: files or folders of `headway replay --out`; results or summaries of AIPerf, GuideLLM or `vllm bench
+            serve`; `metrics.parquet` of a replay, or a saved answer of Prometheus to a range query.
         file: where the calibration goes, ends in `.yaml`; it appears whole or not at all.
         like: a calibration of the same server: its engine, settings and names hold where nothing else is said.
         name: what planner and simulator will call it; the file's name if None.
@@ -166,16 +169,17 @@ def calibrate_fit(
         weight_dtype: of the weights.
         kv_dtype: of the KV cache.
         part: which of several benchmarks in a file, from 1.
+        osl_tokens: mean output length, for metrics of llama-server, which counts no requests.
         progress: told what is done, and how far it is.
 
     Raises:
         InputError: a file cannot be read, or the server is not described well enough.
-        EvidenceError: too few requests were answered.
+        EvidenceError: too few requests were answered, or no window of the metrics had a steady load.
     """
     from headway.api.replays import live
 
     live()
-    from headway.calibration.runs import read_run
+    from headway.calibration.evidence import read_runs
     from headway.perf.endpoint_reader import read_calibration
 
     known = None if like is None else read_calibration(like)
@@ -190,7 +194,8 @@ def calibrate_fit(
     )
     about |= {"engine": found.engine, "engine_version": engine_version or (known.engine_version if known else "")}
     about |= {"model": model or (known.model if known else "unnamed")}
-    read = [read_run(path, part=part) for path in runs]
+    most = found.max_model_len
+    read = [run for path in runs for run in read_runs(path, most, part=part, osl_tokens=osl_tokens)]
     if not read:
         raise InputError("expected at least one run", place="RUN")
     return _calibrated(read, found, blocks, about, file, progress)
@@ -318,6 +323,7 @@ def _calibrated(
         endpoint=endpoint,
         scatter_frac=found.scatter,
         next_runs=tuple(map(_told, proposals)),
+        granted=tuple(f"{run.name}: {note}" for run in runs if run.stated for note in run.stated.notes),
         interrupted=stopped,
     )
 

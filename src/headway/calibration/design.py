@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.calibration.fitting import simulated_run
 from headway.calibration.predicting import FIGURES, simulated_figures
 from headway.calibration.runs import Run
+from headway.calibration.simulated import simulated_run
 from headway.perf.endpoint_steps import step_table
 from headway.probe.nouns import Load
 from headway.types import Replica, Requests

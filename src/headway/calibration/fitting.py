@@ -2,7 +2,9 @@
 
 Every run is replayed on the simulator with the engine's own scheduling rules; the logarithms of each request's TTFT and
 TPOT, measured over simulated, are the residuals. Least squares with a soft-L1 loss (a stall of the machine counts
-once, not squared), the priors of `parameters` as rows of their own. A run's own speed on that day is a random effect:
+once, not squared), the priors of `parameters` as rows of their own. Of a run that is known in figures alone, requests
+such as it had are drawn and simulated; the residuals are those of its figures, weighed by how far apart the draws lie.
+A run's own speed on that day is a random effect:
 one factor on all its step times, drawn towards one by the spread that the factors themselves show (τ, refitted until it
 stands). The covariance is that of the linearised posterior, with as many independent observations per run as its
 residuals' autocorrelation leaves.
@@ -16,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headway.calibration.parameters import Parameters, parameters
+from headway.calibration.simulated import simulated_run, spread_of, stated_logs
 from headway.errors import EvidenceError
 from headway.perf.endpoint_steps import step_table
-from headway.simulator import simulate
 from headway.types import Replica
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from headway.perf.endpoint import StepTerms
     from headway.types import EngineSettings, FloatColumn
 
-_PS_PER_S = 1e12
 #: How far to move an entry to see what depends on it: beyond the simulator's own unevenness, within the linear.
 _STEP = 0.02
 #: A residual beyond so many of its scale counts linearly.
@@ -53,7 +54,7 @@ class Fit:
         covariance: (n, n) of them.
         drift_log_sd: spread of the runs' speeds.
         drifts: (runs,) logarithm of each run's own factor.
-        scatter: of TTFT and TPOT of single requests, in logarithms.
+        scatter: of TTFT and TPOT of single requests, in logarithms; assumed where no run has requests.
     """
 
     parameters: Parameters
@@ -70,23 +71,13 @@ class Fit:
         return self.parameters.terms(self.logs)
 
 
-def simulated_run(run: Run, replica: Replica) -> tuple[FloatColumn, FloatColumn]:
-    """Return TTFT and TPOT of every request of a run, simulated, in seconds; NaN where there is none."""
-    turnaround_s = 0.0 if run.concurrency is None else run.turnaround_s + replica.frontend_s
-    found = simulate(run.requests, replica, concurrency=run.concurrency, turnaround_s=turnaround_s)
-    first, last = (np.where(t < 0, np.nan, t) / _PS_PER_S for t in (found.first_ps, found.last_ps))
-    gaps = run.requests.osl_tokens - 1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tpot_s = np.where(gaps > 0, (last - first) / gaps, np.nan)
-    return first + replica.frontend_s - found.arrive_ps / _PS_PER_S, tpot_s
-
-
 class _Problem:
     """The residuals of a fit."""
 
     def __init__(self, runs: Sequence[Run], settings: EngineSettings, num_gpu_blocks: int, params: Parameters) -> None:
         self.runs, self.settings, self.blocks, self.params = runs, settings, num_gpu_blocks, params
         self.kept = [(np.isfinite(run.ttft_s), np.isfinite(run.tpot_s) & (run.tpot_s > 0)) for run in runs]
+        self._roots: dict[int, FloatColumn] = {}
 
     def replica(self, vector: FloatColumn, drift: float) -> Replica:
         terms = self.params.terms(self.params.logs(vector), drift)
@@ -96,8 +87,28 @@ class _Problem:
     def of_run(self, k: int, vector: FloatColumn, drift: float) -> tuple[FloatColumn, FloatColumn]:
         """Return log(measured / simulated) of TTFT and of TPOT of a run's answered requests."""
         run, (has_ttft, has_tpot) = self.runs[k], self.kept[k]
+        if run.stated is not None:
+            return np.zeros(0), np.zeros(0)
         ttft_s, tpot_s = simulated_run(run, self.replica(vector, drift))
         return np.log(run.ttft_s[has_ttft] / ttft_s[has_ttft]), np.log(run.tpot_s[has_tpot] / tpot_s[has_tpot])
+
+    def weigh(self, vector: FloatColumn) -> None:
+        """Take the covariance of stated runs' figures at a vector."""
+        for k, run in enumerate(self.runs):
+            if run.stated is not None:
+                found = spread_of(run, run.stated, self.replica(vector, 0.0))
+                self._roots[k] = np.linalg.cholesky(found.covariance).astype(np.float64)
+
+    def residuals(self, k: int, x: FloatColumn, scatter: tuple[float, float]) -> FloatColumn:
+        """Return the residuals of a run, each in its standard deviations, independent of one another."""
+        n, run = len(self.params.names), self.runs[k]
+        vector, drift = x[:n], float(x[n + k])
+        if run.stated is None:
+            ttft, tpot = self.of_run(k, vector, drift)
+            return np.concatenate([ttft / scatter[0], tpot / scatter[1]])
+        expected = stated_logs(run, run.stated, self.replica(vector, drift)).mean(axis=0)
+        measured = np.log([figure.value_s for figure in run.stated.figures])
+        return np.linalg.solve(self._roots[k], measured - expected).astype(np.float64)
 
 
 def fit(
@@ -131,6 +142,7 @@ def fit(
     tau = start.drift_log_sd if start else _DRIFT
     n = len(vector)
     for round_number in range(1 if start else _ROUNDS):
+        problem.weigh(vector)
         vector, drifts, jacobian = _solve(problem, vector, drifts, scatter, tau)
         covariance: FloatColumn = np.linalg.inv(jacobian.T @ jacobian).astype(np.float64)
         if not start:
@@ -177,12 +189,6 @@ def _solve(
     return x[:n], x[n:], jacobian
 
 
-def _blocks(problem: _Problem, x: FloatColumn, k: int, scatter: tuple[float, float]) -> tuple[FloatColumn, FloatColumn]:
-    n = len(problem.params.names)
-    ttft, tpot = problem.of_run(k, x[:n], float(x[n + k]))
-    return ttft / scatter[0], tpot / scatter[1]
-
-
 def _soft(residuals: FloatColumn) -> FloatColumn:
     """Return residuals whose squares are the soft-L1 loss."""
     scaled = residuals / _SOFT
@@ -192,7 +198,7 @@ def _soft(residuals: FloatColumn) -> FloatColumn:
 
 def _weighted(problem: _Problem, x: FloatColumn, scatter: tuple[float, float], tau: float) -> FloatColumn:
     n = len(problem.params.names)
-    parts = [_soft(part) for k in range(len(problem.runs)) for part in _blocks(problem, x, k, scatter)]
+    parts = [_soft(problem.residuals(k, x, scatter)) for k in range(len(problem.runs))]
     return np.concatenate([*parts, problem.params.prior_residuals(x[:n]), x[n:] / tau])
 
 
@@ -201,14 +207,14 @@ def _linearised(
 ) -> tuple[FloatColumn, FloatColumn]:
     """Return the weighted residuals and their derivatives, by central differences; a drift moves its own run only."""
     n, count = len(problem.params.names), len(problem.runs)
-    values = [np.concatenate(_blocks(problem, x, k, scatter)) for k in range(count)]
+    values = [problem.residuals(k, x, scatter) for k in range(count)]
     slopes = [np.zeros((len(value), n + count)) for value in values]
     for k in range(count):
         for i in (*range(n), n + k):
             up, down = x.copy(), x.copy()
             up[i] += _STEP
             down[i] -= _STEP
-            ahead, behind = (np.concatenate(_blocks(problem, moved, k, scatter)) for moved in (up, down))
+            ahead, behind = (problem.residuals(k, moved, scatter) for moved in (up, down))
             slopes[k][:, i] = (ahead - behind) / (2 * _STEP)
     value, slope = np.concatenate(values), np.concatenate(slopes)
     soft = _soft(value)

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 from headway.calibration.fitting import fit
 from headway.calibration.parameters import most_in_flight
 from headway.calibration.predicting import FIGURES, simulated_figures
+from headway.calibration.simulated import spread_of, stated_logs
 from headway.perf.endpoint import EndpointCalibration, FittedRun, Uncertainty
 from headway.perf.endpoint_steps import step_table
 from headway.probe.nouns import Load
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from headway.calibration.fitting import Fit
-    from headway.calibration.runs import Run
+    from headway.calibration.runs import Run, Stated
     from headway.types import EngineSettings, FloatColumn
 
 #: A term whose standard deviation the runs left at more than this share of the prior's is not identified.
@@ -57,7 +58,8 @@ def judge(
         if len(runs) >= LEAST_RUNS:
             others = [other for other in runs if other is not run]
             without = fit(others, settings, num_gpu_blocks, params=found.parameters, start=found)
-            predicted, spread = _predicted(without, run, settings, num_gpu_blocks)
+            leave = _predicted if run.stated is None else _predicted_stated
+            predicted, spread = leave(without, run, settings, num_gpu_blocks)
             errors.append(_log_ratios(predicted, run_figures(run)))
             spreads.append(spread)
         progress(k + 1, len(runs))
@@ -96,6 +98,8 @@ def as_load(run: Run) -> Load:
 
 def run_figures(run: Run) -> dict[str, float]:
     """Return the measured figures of a run, over its answered requests, from the time each was sent."""
+    if run.stated is not None:
+        return {name: run.stated.figures[k].value_s for k, name in _named(run.stated).items()}
     kept = np.isfinite(run.ttft_s)
     gaps = run.requests.osl_tokens - 1
     e2e_s = run.ttft_s + np.where(gaps > 0, np.nan_to_num(run.tpot_s) * gaps, 0.0)
@@ -104,6 +108,12 @@ def run_figures(run: Run) -> dict[str, float]:
 
 
 _RANKS = ((0.5, "p50"), (0.95, "p95"))
+
+
+def _named(stated: Stated) -> dict[int, str]:
+    """Return the places of those stated figures that are predicted, with their names."""
+    known = dict(_RANKS)
+    return {k: f"{one.metric}.{known[one.frac]}" for k, one in enumerate(stated.figures) if one.frac in known}
 
 
 def _rank(values: FloatColumn, frac: float) -> float:
@@ -141,6 +151,25 @@ def _predicted(
     ]
     spread = {name: float(np.std([_log(one[name]) for one in drawn])) for name in FIGURES}
     return expected, spread
+
+
+def _predicted_stated(
+    found: Fit, run: Run, settings: EngineSettings, num_gpu_blocks: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the same of a run known in figures; what chance and a coarse statement do to them is in the spread."""
+    stated = run.stated
+    assert stated is not None  # asked of no other
+    rng = np.random.default_rng(0)
+    expected = spread_of(run, stated, _replica(found, found.logs, 0.0, settings, num_gpu_blocks))
+    drawn = []
+    for _ in range(_DRAWS):
+        logs = rng.multivariate_normal(found.logs, found.covariance, method="eigh")
+        one = _replica(found, logs, float(rng.normal(0.0, found.drift_log_sd)), settings, num_gpu_blocks)
+        drawn.append(stated_logs(run, stated, one).mean(axis=0))
+    variance = np.var(drawn, axis=0) + np.diag(expected.covariance)
+    names = _named(stated)
+    predicted = {name: math.exp(expected.expected[k]) for k, name in names.items()}
+    return predicted, {name: math.sqrt(variance[k]) for k, name in names.items()}
 
 
 def _log(value: float) -> float:
@@ -195,7 +224,8 @@ def _valid(runs: Sequence[Run], settings: EngineSettings) -> dict[str, tuple[flo
 def _fitted(run: Run, errors: Mapping[str, float]) -> FittedRun:
     return FittedRun(
         name=run.name,
-        requests=len(run),
+        requests=run.sent,
+        evidence=run.evidence,
         started=run.started,
         sha256=run.sha256,
         errors_frac={name: math.expm1(value) for name, value in errors.items()},

@@ -1,11 +1,11 @@
-"""Runs to fit to: what was sent, when, and what came of it."""
+"""Runs to fit to: what was sent, when, and what came of it, request by request or in figures."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,13 +15,55 @@ from headway.workload.selection import take
 
 if TYPE_CHECKING:
     from headway.probe.nouns import Sent
-    from headway.types import BoolColumn, FloatColumn, Requests
+    from headway.types import BoolColumn, FloatColumn, Metric, Requests
     from headway.workload.trace import Trace
 
 #: Fewer answered requests than these say nothing.
 LEAST_REQUESTS = 5
 #: A closed loop's client sends its next within this share of a median E2E after its last ended, nearly always.
 _PROMPT_FRAC, _CLOSED_FRAC = 0.1, 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatedFigure:
+    """One figure that is known of a run.
+
+    Attributes:
+        metric: `ttft`, `tpot` or `e2e`.
+        frac: of its quantile; None: it is the mean.
+        value_s: measured.
+        log_sd: how coarsely it is stated: standard deviation of its logarithm, chance left out.
+        weighed: a request counts as often as it has gaps.
+    """
+
+    metric: Metric
+    frac: float | None
+    value_s: float
+    log_sd: float
+    weighed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What is known of a run of which no requests were kept.
+
+    Attributes:
+        evidence: `summary` of a load generator, by the client's clock; `metrics` of the server, by its own: the front
+            end is not in them.
+        requests: answered.
+        figures: what was measured.
+        draws: requests such as were sent. They differ by chance, and by what is not said of the lengths: how far their
+            figures lie apart is how far the measured ones may lie from their expectation.
+        skipped: the first so many of each draw fill the server, and are not in the figures.
+        notes: what was taken for granted, in words.
+    """
+
+    evidence: Literal["summary", "metrics"]
+    requests: int
+    figures: tuple[StatedFigure, ...]
+    draws: tuple[Requests, ...] = field(repr=False)
+    skipped: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +81,8 @@ class Run:
         started: wall clock, ISO; empty where unknown.
         sha256: of the file; empty where there is none.
         failed: requests that were not answered in full; they load the model like the others.
+        stated: of a run known in figures alone, these: it is fitted to them. Its `requests` are then the first draw,
+            its latencies those of a typical request, by which nothing is fitted.
     """
 
     name: str
@@ -50,9 +94,20 @@ class Run:
     started: str = ""
     sha256: str = ""
     failed: int = 0
+    stated: Stated | None = None
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    @property
+    def sent(self) -> int:
+        """How many requests were sent."""
+        return len(self) if self.stated is None else self.stated.requests + self.failed
+
+    @property
+    def evidence(self) -> str:
+        """What it is known by: `requests`, a `summary` or `metrics`."""
+        return "requests" if self.stated is None else self.stated.evidence
 
 
 def run_of(sent: Sent) -> Run:

@@ -192,11 +192,11 @@ def _simulated(replica: Replica, traffic: Traffic, seen: Observed, seed: int) ->
     """Simulate such traffic; figures are over its second half, the first fills the server."""
     chance = np.random.default_rng(seed)
     n = min(max(traffic.requests, LEAST_REQUESTS), MOST_REQUESTS)
-    isl = _lengths(seen.distributions.get("isl_tokens"), traffic.isl_tokens, 2 * n, chance)
+    isl = drawn_lengths(seen.distributions.get("isl_tokens"), traffic.isl_tokens, 2 * n, chance)
     requests = Requests(
         arrive_s=np.cumsum(chance.exponential(1 / traffic.per_s, 2 * n)),
         isl_tokens=np.maximum(np.rint(isl * (1 - traffic.cached_frac)), 1).astype(np.int64),
-        osl_tokens=_lengths(seen.distributions.get("osl_tokens"), traffic.osl_tokens, 2 * n, chance),
+        osl_tokens=drawn_lengths(seen.distributions.get("osl_tokens"), traffic.osl_tokens, 2 * n, chance),
     )
     done = simulate(requests, replica)
     counted = (np.arange(2 * n) >= n) & (done.state == FINISHED)
@@ -216,7 +216,7 @@ def _simulated(replica: Replica, traffic: Traffic, seen: Observed, seed: int) ->
     }
 
 
-def _lengths(spread: Distribution | None, mean: float, n: int, chance: np.random.Generator) -> IntColumn:
+def drawn_lengths(spread: Distribution | None, mean: float, n: int, chance: np.random.Generator) -> IntColumn:
     """Draw lengths as a histogram spreads them, brought to the measured mean; all of the mean where there is none."""
     if spread is None or not spread.samples:
         drawn: FloatColumn = np.full(n, mean)

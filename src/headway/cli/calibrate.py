@@ -92,6 +92,7 @@ def endpoint_command(
         "headway calibrate fit replay-1 replay-2 replay-3 --like mine.yaml --out better.yaml",
         "headway calibrate fit bench-c1.json bench-c8.json bench-c32.json --engine vllm --set max_model_len=8192 "
         "--set max_num_seqs=256 --out mine.yaml",
+        "headway calibrate fit day.json --like mine.yaml --out live.yaml       an answer of Prometheus",
     ),
 )
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True)
@@ -99,12 +100,15 @@ def endpoint_command(
 @click.option("--like", metavar="NAME|FILE", help="A calibration of the same server, for what is not said here.")
 @click.option("--engine-version", default="", help="Of the engine.")
 @click.option("--part", type=int, help="Which of several benchmarks in a file, from 1.")
+@click.option("--osl", "osl_tokens", type=float, help="Mean output length: llama-server's metrics count no requests.")
 @json_option
 def fit_command(runs: tuple[str, ...], file: str, settings: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     """Fit a model of a server to saved runs.
 
-    A run is a folder or file of `headway replay --out`, or a per-request result of AIPerf (profile_export.jsonl),
-    GuideLLM (JSON) or `vllm bench serve --save-result --save-detailed`.
+    A run is a folder or file of `headway replay --out`, or a result of AIPerf, GuideLLM or `vllm bench serve`: with
+    every request, or a summary alone. Or it is the server's own metrics: `metrics.parquet` of a replay, or a saved
+    answer of Prometheus to a range query, of which every window of steady load is a run. The less a file holds, the
+    wider the bands.
     """
     from headway.api import calibrate_fit
 
@@ -129,6 +133,7 @@ def calibration_page(found: Calibrated) -> Page:
         _terms(made),
         _left_out(made),
         *((Lines(title="Not told by these runs", lines=untold),) if untold else ()),
+        *((Lines(title="Taken for granted of runs without requests", lines=found.granted),) if found.granted else ()),
         *((Lines(title="Assumed of the server; --set says otherwise", lines=assumed),) if assumed else ()),
         *((_next_runs(found),) if found.next_runs else ()),
         Commands(
@@ -186,17 +191,21 @@ def _left_out(made: EndpointCalibration) -> Table:
     """Return how far each run was from its prediction by a fit that left it out."""
     columns = ("ttft.p50", "ttft.p95", "tpot.p50", "tpot.p95", "e2e.p50", "e2e.p95")
     rows = tuple(
-        (run.name, f"{run.requests:,}", *(_signed(run.errors_frac.get(name)) for name in columns)) for run in made.runs
+        (run.name, run.evidence, f"{run.requests:,}", *(_signed(run.errors_frac.get(name)) for name in columns))
+        for run in made.runs
     )
     bands = tuple(made.bands_frac.get(name) for name in columns)
-    reach = ("90 % band", "", *(f"{_signed(b[0])} … {_signed(b[1])}" if b else ABSENT for b in bands))
+    reach = ("90 % band", "", "", *(f"{_signed(b[0])} … {_signed(b[1])}" if b else ABSENT for b in bands))
     return Table(
         title="Each run predicted by a fit that left it out",
-        columns=("run", "requests", *(name.upper().replace(".P", " p") for name in columns)),
-        align="lr" + "r" * len(columns),
+        columns=("run", "known by", "requests", *(name.upper().replace(".P", " p") for name in columns)),
+        align="llr" + "r" * len(columns),
         rows=(*rows, reach),
-        note="predicted ÷ measured − 1",
+        note="predicted ÷ measured − 1" + (_WIDER if any(run.evidence != "requests" for run in made.runs) else ""),
     )
+
+
+_WIDER = "; runs known by a summary or by metrics tell less than their requests would: terms and bands are wider for it"
 
 
 def _signed(frac: float | None) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Version of the file format.
 FORMAT = 1
+#: What a run is known by: each request; a load generator's summary; the server's own metrics.
+EVIDENCE = ("requests", "summary", "metrics")
 #: The terms of `StepTerms` that are one figure each.
 SCALARS = (
     "context_s_per_token",
@@ -78,6 +80,7 @@ class FittedRun:
     started: str
     sha256: str  # of the file it was read from; empty where there was none
     errors_frac: Mapping[str, float]  # `ttft.p50` … -> predicted ÷ measured − 1, the run left out
+    evidence: str = "requests"  # what it is known by: `EVIDENCE`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

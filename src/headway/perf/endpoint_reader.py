@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from headway.errors import InputError, nearest
-from headway.perf.endpoint import FORMAT, SCALARS, EndpointCalibration, FittedRun, StepTerms, Uncertainty, term_names
+from headway.perf.endpoint import (
+    EVIDENCE,
+    FORMAT,
+    SCALARS,
+    EndpointCalibration,
+    FittedRun,
+    StepTerms,
+    Uncertainty,
+    term_names,
+)
 from headway.reading import read_yaml
 from headway.types import Dtype, EngineSettings, LlamaCppSettings, SglangSettings, TensorRtLlmSettings, TgiSettings
 
@@ -37,7 +46,7 @@ KEYS = (
 ENDPOINT = ("engine", "engine_version", "model", "hardware", "tp", "weight_dtype", "kv_dtype")
 TERMS = tuple(field.name for field in dataclasses.fields(StepTerms))
 UNCERTAINTY = tuple(field.name for field in dataclasses.fields(Uncertainty))
-RUN = tuple(field.name for field in dataclasses.fields(FittedRun))
+RUN = tuple(field.name for field in dataclasses.fields(FittedRun) if field.name != "evidence")
 SETTINGS = tuple(field.name for field in dataclasses.fields(EngineSettings))
 VALID = ("batch", "tokens", "context")
 #: What engines other than vLLM say of their own.
@@ -220,7 +229,10 @@ def _reasons(node: Node, known: Iterable[str]) -> dict[str, str]:
 
 
 def _run(node: Node) -> FittedRun:
-    entries = _all_of(node, RUN)
+    entries = node.entries((*RUN, "evidence"))
+    for key in RUN:
+        if key not in entries:
+            node.fail(f"has no {key!r}")
     errors = {key: one.number(least=-1.0) for key, one in entries["errors_frac"].entries().items()}
     sha256 = entries["sha256"]
     return FittedRun(
@@ -229,6 +241,7 @@ def _run(node: Node) -> FittedRun:
         started=_text_if_any(entries["started"]),
         sha256=_text_if_any(sha256) and _matching(sha256, _SHA256, "a SHA-256 of 64 hexadecimal digits, or nothing"),
         errors_frac=errors,
+        evidence=entries["evidence"].choice(EVIDENCE) if "evidence" in entries else "requests",
     )
 
 

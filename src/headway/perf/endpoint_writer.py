@@ -111,6 +111,7 @@ def _uncertainty(found: Uncertainty) -> Iterator[str]:
 def _run(run: FittedRun) -> Iterator[str]:
     yield f"  - name: {_text(run.name)}"
     yield f"    requests: {run.requests}"
+    yield f"    evidence: {run.evidence}"
     yield f"    started: {_text(run.started)}"
     yield f"    sha256: {_text(run.sha256)}"
     errors = ", ".join(f"{_text(key)}: {_number(value)}" for key, value in run.errors_frac.items())

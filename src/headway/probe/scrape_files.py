@@ -1,4 +1,4 @@
-"""A scrape beside the requests it belongs to (`metrics.parquet`), and from saved expositions or a Prometheus server."""
+"""A scrape beside the requests it belongs to (`metrics.parquet`), from saved expositions, or as Prometheus answers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from headway.probe.asking import opened
 from headway.probe.nouns import Scrape
 from headway.probe.scrape import rows_of, scrape_of
 from headway.probe.signals import Sample, all_spellings, plain_name, samples_of, table
+from headway.workload.columnar import is_parquet
+from headway.workload.readers import look
+from headway.workload.source import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +80,27 @@ def read_scrape(path: Path) -> Scrape:
         names=names,
         failed=0,
     )
+
+
+def is_scrape(path: Path) -> bool:
+    """Return whether a file is what `write_scrape` writes, or a saved answer of Prometheus to a query.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    source = Source.open(path)
+    if is_parquet(source.head()):
+        return set(pl.read_parquet_schema(path)) == set(SCHEMA)
+    return {"status", "data"} <= look(source).keys
+
+
+def read_metrics(path: Path) -> Scrape:
+    """Read either of them.
+
+    Raises:
+        InputError: it cannot be read, or has no engine's metrics.
+    """
+    return read_scrape(path) if is_parquet(Source.open(path).head()) else read_range(path)
 
 
 def _column(part: pl.DataFrame, times_s: FloatColumn) -> FloatColumn:
@@ -145,16 +169,45 @@ def from_prometheus(
     query = f'{{__name__=~"{names}"{", " + selector if selector else ""}}}'
     base = checked_address(url, allow_public=allow_public).url
     series = _query_range(base, {"query": query, "start": start_s, "end": end_s, "step": step_s}, key)
+    found = _scrape_of_series(series, start_s, engine)
+    if found is None:
+        raise EvidenceError(f"{url} has no metrics of {', '.join(table().engines)} in that time")
+    return found
+
+
+def read_range(path: Path) -> Scrape:
+    """Read a saved answer to `/api/v1/query_range`; times count from its first point.
+
+    Raises:
+        InputError: it is none, or has no engine's metrics.
+    """
+    source = Source.open(path)
+    data = source.json().get("data")
+    kind = data.get("resultType") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or kind != "matrix":
+        source.fail(f"expected a matrix, got {kind!r}", "data.resultType", "save an answer of /api/v1/query_range")
+    try:
+        start_s = min((float(one["values"][0][0]) for one in data["result"] if one["values"]), default=0.0)
+        found = _scrape_of_series(data["result"], start_s, "")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        source.fail(f"no series of Prometheus: {type(error).__name__}", "data.result")
+    if found is None:
+        source.fail(
+            f"no metrics of {', '.join(table().engines)}",
+            "data.result",
+            """ask for them: query={__name__=~"vllm:.*"}""",
+        )
+    return found
+
+
+def _scrape_of_series(series: list[dict[str, Any]], start_s: float, engine: str) -> Scrape | None:
     by_time: dict[float, list[Sample]] = {}
     for one in series:
         labels = dict(one["metric"])
         name = plain_name(labels.pop("__name__"))
         for time_s, value in one["values"]:
             by_time.setdefault(float(time_s) - start_s, []).append(Sample(name, labels, float(value)))
-    found = scrape_of(sorted(by_time.items(), key=lambda page: page[0]), engine=engine)
-    if found is None:
-        raise EvidenceError(f"{url} has no metrics of {', '.join(table().engines)} in that time")
-    return found
+    return scrape_of(sorted(by_time.items(), key=lambda page: page[0]), engine=engine)
 
 
 def _query_range(base: str, fields: dict[str, Any], key: Key | None) -> list[dict[str, Any]]:

@@ -1,0 +1,47 @@
+"""Reads runs of every kind: requests, a load generator's summary, or the server's own metrics."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from headway.calibration.from_metrics import runs_of_scrape
+from headway.calibration.from_summary import run_of_summary
+from headway.calibration.runs import Run, read_run
+from headway.probe.scrape_files import is_scrape, read_metrics
+from headway.workload.summaries import holds_no_requests, read_summary
+
+
+def read_runs(
+    path: str | Path, max_model_len: int, *, part: int | None = None, osl_tokens: float | None = None
+) -> list[Run]:
+    """Read a file as runs: one of requests or of a summary, or the steady windows of metrics.
+
+    Args:
+        path: the file, or the folder of a replay.
+        max_model_len: the longest request the engine takes: none longer is drawn.
+        part: which of several benchmarks in a file, from 1.
+        osl_tokens: mean output length, for metrics of an engine that counts no requests.
+
+    Raises:
+        InputError: it cannot be read, or lacks what a run needs.
+        EvidenceError: too little in it was answered, or no load was steady.
+    """
+    file = Path(path)
+    if file.is_dir():
+        whole = file / "requests.parquet"
+        file = whole if whole.exists() or not (file / "metrics.parquet").exists() else file / "metrics.parquet"
+    if is_scrape(file):
+        return runs_of_scrape(_name(file), read_metrics(file), max_model_len, _digest(file), osl_tokens=osl_tokens)
+    if file.suffix != ".parquet" and holds_no_requests(file):
+        return [run_of_summary(read_summary(file, part=part), max_model_len, _digest(file))]
+    return [read_run(file, part=part)]
+
+
+def _digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _name(file: Path) -> str:
+    return file.parent.name if file.stem == "metrics" else file.stem

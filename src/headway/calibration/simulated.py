@@ -1,0 +1,82 @@
+"""A run as the simulator has it, and the figures of one that is known in figures alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.simulator import simulate
+
+if TYPE_CHECKING:
+    from headway.calibration.runs import Run, Stated, StatedFigure
+    from headway.types import FloatColumn, IntColumn, Replica
+
+_PS_PER_S = 1e12
+
+
+def simulated_run(run: Run, replica: Replica) -> tuple[FloatColumn, FloatColumn]:
+    """Return TTFT and TPOT of every request of a run, simulated, in seconds; NaN where there is none."""
+    turnaround_s = 0.0 if run.concurrency is None else run.turnaround_s + replica.frontend_s
+    found = simulate(run.requests, replica, concurrency=run.concurrency, turnaround_s=turnaround_s)
+    first, last = (np.where(t < 0, np.nan, t) / _PS_PER_S for t in (found.first_ps, found.last_ps))
+    gaps = run.requests.osl_tokens - 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpot_s = np.where(gaps > 0, (last - first) / gaps, np.nan)
+    return first + replica.frontend_s - found.arrive_ps / _PS_PER_S, tpot_s
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Measured figures of a run beside those of its draws: natural logarithms.
+
+    Attributes:
+        measured: (figures,)
+        expected: (figures,) the mean over the draws.
+        covariance: (figures, figures) of the difference, if the model is right.
+    """
+
+    measured: FloatColumn
+    expected: FloatColumn
+    covariance: FloatColumn
+
+
+def spread_of(run: Run, stated: Stated, replica: Replica) -> Spread:
+    """Return a stated run's figures as measured and as simulated, and how far apart chance lets them be.
+
+    The draws' covariance is taken half way to its diagonal: a few draws do not tell more of it (Ledoit and Wolf 2004,
+    "A well-conditioned estimator for large-dimensional covariance matrices").
+    """
+    logs = stated_logs(run, stated, replica)
+    sampled = np.cov(logs, rowvar=False).reshape(logs.shape[1], logs.shape[1])
+    chance = (1 + 1 / len(logs)) * (sampled + np.diag(np.diag(sampled))) / 2
+    coarse = np.diag([figure.log_sd**2 for figure in stated.figures])
+    measured = np.log([figure.value_s for figure in stated.figures])
+    return Spread(measured, logs.mean(axis=0), chance + coarse)
+
+
+def stated_logs(run: Run, stated: Stated, replica: Replica) -> FloatColumn:
+    """Return the logarithms of a stated run's figures, simulated: (draws, figures)."""
+    seen = replace(replica, frontend_s=0.0) if stated.evidence == "metrics" else replica
+    rows = []
+    for requests in stated.draws:
+        ttft_s, tpot_s = (one[stated.skipped :] for one in simulated_run(replace(run, requests=requests), seen))
+        gaps = (requests.osl_tokens - 1)[stated.skipped :]
+        columns = {"ttft": ttft_s, "tpot": tpot_s, "e2e": ttft_s + np.nan_to_num(tpot_s) * gaps}
+        rows.append([_figure(figure, columns[figure.metric], gaps) for figure in stated.figures])
+    found: FloatColumn = np.log(rows)
+    return found
+
+
+def _figure(figure: StatedFigure, values_s: FloatColumn, gaps: IntColumn) -> float:
+    """Return the mean or the quantile, interpolated as load generators do, of the requests that have the latency."""
+    known = np.isfinite(values_s)
+    values, weights = values_s[known], (gaps[known] if figure.weighed else np.ones(int(known.sum())))
+    if figure.frac is None:
+        return float(np.average(values, weights=weights))
+    if not figure.weighed:
+        return float(np.quantile(values, figure.frac))
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    return float(np.interp(figure.frac, share, values[order]))
