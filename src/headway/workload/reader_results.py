@@ -1,4 +1,4 @@
-"""Readers of what load generators write per request: `vllm bench serve`, GuideLLM, AIPerf.
+"""Readers of what load generators write per request: `vllm bench serve`, GuideLLM; AIPerf is in `reader_aiperf`.
 
 They give the requests that were answered and, as `Measured`, what was measured of them. Read as traffic, requests that
 failed are left out and counted: their output length is not known. Read as a result (`ReadOptions.result`), they stay
@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from headway.workload.codes import session_codes
-from headway.workload.reader_logs import jsonl_line
 from headway.workload.rows import LATENCIES, MEASURED_TIMES, Rows, ragged
 from headway.workload.source import parse_json
-from headway.workload.timestamps import divided, from_first
 from headway.workload.trace import Treatment
 
 if TYPE_CHECKING:
@@ -29,7 +27,8 @@ if TYPE_CHECKING:
     from headway.workload.trace import ReadOptions
 
 
-def _failed(count: int) -> tuple[Treatment, ...]:
+def left_out(count: int) -> tuple[Treatment, ...]:
+    """Say how many requests that failed were left out."""
     return (Treatment(rows=count, text="failed request: left out"),) if count else ()
 
 
@@ -84,14 +83,14 @@ def read_vllm_bench(source: Source, options: ReadOptions) -> Rows:
     )
     frame = _vllm_times(frame, result, lists)
     answered = frame.filter(pl.col("error").is_null())
-    kept = _asked(frame, lists["asked_output_lens"]) if options.result else answered
+    kept = asked_for(frame, lists["asked_output_lens"]) if options.result else answered
     rows = kept["row"].to_list()
     return Rows(
         frame=kept.drop("itl_s", "row", *([] if options.result else ["error"])),
         place=lambda row: f"request {rows[row] + 1}",
         columns=VLLM_COLUMNS,
         itl=None if lists["itls"] is None else ragged(kept["itl_s"]),
-        treatments=_failed(n - kept.height),
+        treatments=left_out(n - kept.height),
     )
 
 
@@ -113,7 +112,7 @@ def due(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("arrive_s") - pl.col("arrive_s").min(), *late)
 
 
-def _asked(frame: pl.DataFrame, asked: list[Any] | None) -> pl.DataFrame:
+def asked_for(frame: pl.DataFrame, asked: list[Any] | None) -> pl.DataFrame:
     """Return the rows of a result: lengths asked for beside those received.
 
     A prompt of unknown length, of a request that failed, counts as one token: a failed request must not disappear.
@@ -240,7 +239,7 @@ def read_guidellm(source: Source, options: ReadOptions) -> Rows:
         frame=frame,
         place=lambda row: f"requests.{kept[row][0]}[{kept[row][1]}]",
         columns=GUIDELLM_COLUMNS,
-        treatments=_failed(sum(map(len, ends.values())) - len(kept)),
+        treatments=left_out(sum(map(len, ends.values())) - len(kept)),
     )
 
 
@@ -284,7 +283,7 @@ def _guidellm_result(frame: pl.DataFrame, kept: list[tuple[str, int, dict[str, A
         pl.col("isl_tokens").fill_null(0),
     )
     frame = frame.with_columns(pl.when(pl.col("error").is_null()).then(pl.col(name)) for name in LATENCIES)
-    return _asked(frame, [_guidellm_asked(one) for _, _, one in kept])
+    return asked_for(frame, [_guidellm_asked(one) for _, _, one in kept])
 
 
 def _guidellm_asked(one: dict[str, Any]) -> int | None:
@@ -307,104 +306,3 @@ def _dig(value: Any, *keys: str) -> Any:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-# --- AIPerf --------------------------------------------------------------------------------------------
-
-AIPERF_COLUMNS = {
-    "arrive_s": "metadata.credit_issued_ns",
-    "isl_tokens": "metrics.input_sequence_length",
-    "osl_tokens": "metrics.output_sequence_length",
-    "ttft_s": "metrics.time_to_first_token",
-    "e2e_s": "metrics.request_latency",
-    "input_tokens": "metrics.usage_prompt_tokens",
-    "cached_tokens": "metrics.usage_prompt_cache_read_tokens",
-    "itl_s": "metrics.inter_chunk_latency",
-}
-
-_VALUE = pl.Struct({"value": pl.Float64})
-_AIPERF = {
-    "metadata": pl.Struct(
-        {
-            "credit_issued_ns": pl.Int64,
-            "request_start_ns": pl.Int64,
-            "conversation_id": pl.String,
-            "benchmark_phase": pl.String,
-            "was_cancelled": pl.Boolean,
-        }
-    ),
-    "metrics": pl.Struct(
-        {
-            "input_sequence_length": _VALUE,
-            "output_sequence_length": _VALUE,
-            "time_to_first_token": _VALUE,
-            "request_latency": _VALUE,
-            "usage_prompt_tokens": _VALUE,
-            "usage_prompt_cache_read_tokens": _VALUE,
-            "osl_mismatch_diff_pct": _VALUE,
-            "inter_chunk_latency": pl.Struct({"value": pl.List(pl.Float64)}),
-        }
-    ),
-    "error": pl.Struct({"type": pl.String, "message": pl.String}),
-}
-
-
-def read_aiperf(source: Source, options: ReadOptions) -> Rows:
-    """Read AIPerf's records (`profile_export.jsonl`); its JSON and CSV exports have summaries only.
-
-    Latencies in them are milliseconds from `request_start_ns`; a request is due when its credit was issued. The length
-    asked for follows from `osl_mismatch_diff_pct`. Records of warm-up are left out and counted.
-    """
-    records = source.jsonl(_AIPERF).with_row_index("row").unnest("metadata", "metrics")
-    warm_up = pl.col("benchmark_phase").fill_null("profiling") != "profiling"
-    failed = pl.col("was_cancelled").fill_null(value=False) | pl.col("output_sequence_length").is_null()
-    measured = records.filter(~warm_up).with_columns(failed=failed | pl.col("error").is_not_null())
-    kept = measured if options.result else measured.filter(~pl.col("failed"))
-    place, rows = jsonl_line(source), kept["row"].to_list()
-    return Rows(
-        frame=_aiperf_frame(kept, result=options.result),
-        place=lambda row: place(rows[row]),
-        columns=AIPERF_COLUMNS,
-        itl=ragged(kept["inter_chunk_latency"].struct.field("value").list.eval(pl.element() / 1e3)),
-        treatments=_warm_up(records.height - measured.height) + _failed(measured.height - kept.height),
-    )
-
-
-def _warm_up(count: int) -> tuple[Treatment, ...]:
-    return (Treatment(rows=count, text="request of the warm-up: left out"),) if count else ()
-
-
-def _aiperf_frame(records: pl.DataFrame, *, result: bool) -> pl.DataFrame:
-    def value(name: str) -> pl.Expr:
-        return pl.col(name).struct.field("value")
-
-    issued = records["credit_issued_ns"].fill_null(records["request_start_ns"])
-    frame = due(
-        records.select(
-            "failed",
-            "error",
-            "was_cancelled",
-            arrive_s=from_first(issued),
-            sent_s=divided(records["request_start_ns"] - issued, 1e9),
-            isl_tokens=value("input_sequence_length"),
-            osl_tokens=value("output_sequence_length"),
-            ttft_s=value("time_to_first_token") / 1e3,
-            e2e_s=value("request_latency") / 1e3,
-            input_tokens=value("usage_prompt_tokens"),
-            cached_tokens=value("usage_prompt_cache_read_tokens"),
-            asked=value("output_sequence_length") / (1 + value("osl_mismatch_diff_pct") / 100),
-            session_id=session_codes(records["conversation_id"]),
-        )
-    )
-    return (_aiperf_result(frame) if result else frame.drop("error")).drop("failed", "was_cancelled", "asked")
-
-
-def _aiperf_result(frame: pl.DataFrame) -> pl.DataFrame:
-    said = pl.coalesce(pl.col("error").struct.field("type"), pl.col("error").struct.field("message"))
-    why = pl.when(pl.col("was_cancelled").fill_null(value=False)).then(pl.lit("cancelled")).otherwise(said)
-    frame = frame.with_columns(
-        pl.col("osl_tokens").fill_null(0),
-        error=pl.when("failed").then(why.fill_null("failed")),
-    )
-    frame = frame.with_columns(pl.when(pl.col("error").is_null()).then(pl.col(name)) for name in LATENCIES)
-    return _asked(frame, frame["asked"].round(0).to_list())

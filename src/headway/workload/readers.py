@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from headway.errors import nearest
 from headway.workload.columnar import is_parquet, read_columnar_csv, read_columnar_parquet
+from headway.workload.reader_aiperf import read_aiperf
 from headway.workload.reader_logs import OPENAI_TIMES, read_azure, read_mooncake, read_openai_log
-from headway.workload.reader_results import read_aiperf, read_guidellm, read_vllm_bench
+from headway.workload.reader_results import read_guidellm, read_vllm_bench
 from headway.workload.reader_servegen import is_archive, read_servegen
 from headway.workload.reader_sessions import read_sessions
 from headway.workload.rows import Rows, finish
