@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import pkgutil
+import re
 import socket
 import time
 from email.utils import formatdate
@@ -14,6 +16,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
+from headway import probe
 from headway.errors import InputError
 from headway.probe.address import base_of, checked_address
 from headway.probe.costs import limits
@@ -177,3 +180,10 @@ def test_bad_chunks(chunk: Any, code: str) -> None:
     reading = read(good, chunk, good)
     assert reading.code == code and reading.message and len(reading.ends) == 1
     assert "\n" not in reading.message
+
+
+def test_the_room_names_its_modules() -> None:
+    said = probe.__doc__ or ""
+    modules = [one.name for one in pkgutil.iter_modules(probe.__path__)]
+    assert len(modules) > 25
+    assert [name for name in modules if not re.search(rf"`{name}[`.]", said)] == []
