@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headway.calibration.choosing import likelier
 from headway.calibration.design import candidates, propose
 from headway.calibration.fitting import Fit, fit
 from headway.calibration.judging import judge
@@ -124,6 +125,16 @@ def test_the_truth_comes_back(fitted: tuple[EngineSettings, list[Run], Fit]) -> 
             for table in (ours, truth)
         ]
         assert whole[0] == pytest.approx(whole[1], rel=0.12)
+
+
+@pytest.mark.parametrize("truth", [True, False])
+@pytest.mark.parametrize("default", [True, False])
+def test_latencies_tell_whether_steps_are_scheduled_asynchronously(truth: bool, default: bool) -> None:
+    runs = some_runs(replace(VLLM, async_scheduling=truth))
+    chosen, found, told = likelier(runs, replace(VLLM, async_scheduling=default), BLOCKS)
+    assert chosen.async_scheduling == truth
+    assert told.startswith(f"{truth}: the runs fit it better")
+    assert found.loss == fit(runs, chosen, BLOCKS).loss
 
 
 def test_what_the_runs_do_not_tell_is_named_and_the_rest_is_surer_than_before(

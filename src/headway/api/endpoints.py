@@ -52,6 +52,7 @@ class Calibrated:
     endpoint: Endpoint | None  # None: fitted to files
     scatter_frac: tuple[float, float]  # of TTFT and TPOT of single requests around the fit
     next_runs: tuple[NextRun, ...]
+    async_scheduling: str  # what told it, where the server did not; empty: the server, or whoever calibrates
     granted: tuple[str, ...]  # what was taken for granted of runs that are known in figures alone
     interrupted: bool  # somebody stopped measuring; what was measured by then was used
 
@@ -106,6 +107,7 @@ def calibrate_endpoint(
     from headway.api.replays import live
 
     live()
+    from headway.calibration.choosing import ENGINE
     from headway.calibration.measuring import Measuring, measure
     from headway.probe.address import checked_address
     from headway.probe.endpoint import discover
@@ -131,7 +133,8 @@ def calibrate_endpoint(
     sent, runs = measure(plan)
     about |= {"engine": found.engine, "engine_version": endpoint.version, "model": _name_of(endpoint.model)}
     stopped = sent[-1].client.interrupted == "Ctrl-C"
-    return _calibrated(runs, found, blocks, about, file, progress, plan=plan, stopped=stopped)
+    untold = found.engine == ENGINE and "async_scheduling" in endpoint.assumed
+    return _calibrated(runs, found, blocks, about, file, progress, plan=plan, stopped=stopped, untold=untold)
 
 
 def calibrate_fit(
@@ -179,6 +182,7 @@ def calibrate_fit(
     from headway.api.replays import live
 
     live()
+    from headway.calibration.choosing import ENGINE
     from headway.calibration.evidence import read_runs
     from headway.perf.endpoint_reader import read_calibration
 
@@ -198,7 +202,8 @@ def calibrate_fit(
     read = [run for path in runs for run in read_runs(path, most, part=part, osl_tokens=osl_tokens)]
     if not read:
         raise InputError("expected at least one run", place="RUN")
-    return _calibrated(read, found, blocks, about, file, progress)
+    untold = found.engine == ENGINE and known is None and "async_scheduling" not in settings
+    return _calibrated(read, found, blocks, about, file, progress, untold=untold)
 
 
 # --- parts of both ---------------------------------------------------------------------------------------
@@ -300,13 +305,21 @@ def _calibrated(
     *,
     plan: object = None,
     stopped: bool = False,
+    untold: bool = False,
 ) -> Calibrated:
-    """Fit, judge, write, and say what to run next."""
+    """Fit, judge, write, and say what to run next; `untold`: nobody said whether steps are scheduled asynchronously."""
+    from headway.calibration.choosing import likelier
     from headway.calibration.fitting import fit
     from headway.calibration.judging import judge
     from headway.perf.endpoint_writer import write_calibration
 
-    found = fit(runs, settings, num_gpu_blocks, progress=lambda done, of: progress("fitting", done, of))
+    def fitting(done: int, of: int) -> None:
+        progress("fitting", done, of)
+
+    if untold:
+        settings, found, told = likelier(runs, settings, num_gpu_blocks, progress=fitting)
+    else:
+        found, told = fit(runs, settings, num_gpu_blocks, progress=fitting), ""
     judged = judge(
         found,
         runs,
@@ -323,6 +336,7 @@ def _calibrated(
         endpoint=endpoint,
         scatter_frac=found.scatter,
         next_runs=tuple(map(_told, proposals)),
+        async_scheduling=told,
         granted=tuple(f"{run.name}: {note}" for run in runs if run.stated for note in run.stated.notes),
         interrupted=stopped,
     )

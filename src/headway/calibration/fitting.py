@@ -64,6 +64,7 @@ class Fit:
     drift_log_sd: float
     drifts: FloatColumn
     scatter: tuple[float, float]
+    loss: float
 
     @property
     def terms(self) -> StepTerms:
@@ -158,7 +159,15 @@ def fit(
         drift_log_sd=tau,
         drifts=drifts,
         scatter=scatter,
+        loss=_loss(problem, np.concatenate([vector, drifts]), scatter, tau),
     )
+
+
+def _loss(problem: _Problem, x: FloatColumn, scatter: tuple[float, float], tau: float) -> float:
+    weighted = _weighted(problem, x, scatter, tau)
+    counts = [sum(int(pair[side].sum()) for pair in problem.kept) for side in (0, 1)]
+    spreads = sum(count * np.log(one) for count, one in zip(counts, scatter, strict=True))
+    return float(weighted @ weighted / 2 + spreads + len(problem.runs) * np.log(tau))
 
 
 def _solve(

@@ -128,6 +128,8 @@ def calibration_page(found: Calibrated) -> Page:
     headline = f"{server}, fitted to {told}, measured: {found.file}.{cut}"
     untold = tuple(f"{name}: {why}" for name, why in made.uncertainty.not_identified.items())
     known = found.endpoint.assumed if found.endpoint else {}
+    if found.async_scheduling:
+        known = {**known, "async_scheduling": found.async_scheduling}
     assumed = tuple(f"{name}: {why}" for name, why in known.items())
     parts: tuple[Part, ...] = (
         _terms(made),
