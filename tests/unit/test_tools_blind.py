@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "blind"))  # tools are no package
 
 import blind
-from glance import at_speed, glance, slowness
 from picture import drawn_figures
 from points import POINTS, Mix, Point, answered_per_s, drawn, load_of
+from speedometer import Speedometer, at_speed, first_core, speedometer
 from verdict import (
     GROWTH,
     SATURATED_FRAC,
@@ -52,6 +53,10 @@ TERMS = StepTerms(
 
 @pytest.fixture
 def calibration() -> EndpointCalibration:
+    return made()
+
+
+def made() -> EndpointCalibration:
     names = term_names(TERMS)
     none = tuple((0.0,) * len(names) for _ in names)
     settings = EngineSettings(
@@ -243,30 +248,40 @@ def test_requests_of_a_point_stay_within_its_mix() -> None:
         assert requests.isl_tokens.min() >= point.mix.isl_tokens[0]
 
 
-# --- the glance
+# --- the speedometer
 
 
-@pytest.mark.parametrize("slower", [0.7, 1.0, 1.4])
-def test_a_glance_finds_most_of_a_change_of_speed(calibration: EndpointCalibration, slower: float) -> None:
-    load = glance(calibration, blind._lengths(), 1)
-    seen_per_s = simulated_figures(load, replica_of(calibration))["output_tokens_per_s"] / slower
-    seen = slowness(calibration, load, seen_per_s)
-    assert seen == pytest.approx(math.log(slower))
-    found = at_speed(calibration, seen).terms
-    assert abs(seen - math.log(found.decode_s[1] / TERMS.decode_s[1])) <= 0.05 * abs(seen) + 1e-9
+def test_work_done_in_a_stretch_is_what_its_mean_speed_does(tmp_path: Path) -> None:
+    """Half the time at one speed and half at twice: 1.5 times the work."""
+    lines = [f"{k / 20:.3f} {0.001 if k < 200 else 0.0005:.9f}" for k in range(400)]
+    (tmp_path / "speed").write_text("\n".join(lines) + "\n9")
+    meter = Speedometer(tmp_path / "speed")
+    usual = meter.slowness(0.0, 9.9)
+    assert usual == pytest.approx(math.log(0.001))
+    assert meter.slowness(0.0, 20.0) - usual == pytest.approx(-math.log(1.5), abs=0.01)
+    assert math.isnan(meter.slowness(0.0, 0.5))
+
+
+@pytest.mark.skipif(first_core() is None, reason="processes cannot be kept on a core here")
+def test_the_speedometer_reads_a_core(tmp_path: Path) -> None:
+    begun_s = time.monotonic()
+    with speedometer(tmp_path / "speed") as meter:
+        for _ in range(100):
+            time.sleep(0.1)
+            seen = meter.slowness(begun_s, time.monotonic())
+            if math.isfinite(seen):
+                break
+    assert 1e-5 < math.exp(seen) < 0.1
+
+
+@given(st.floats(-0.5, 0.5))
+def test_another_speed_moves_all_steps_and_not_the_front_end(slower: float) -> None:
+    calibration = made()
+    found = at_speed(calibration, slower).terms
+    for now, then in ((found.decode_s, TERMS.decode_s), (found.mixed_s, TERMS.mixed_s)):
+        assert all(math.isclose(now[at], then[at] * math.exp(slower)) for at in then)
     assert found.frontend_s == TERMS.frontend_s
-
-
-def test_a_server_that_never_drifts_is_not_moved(calibration: EndpointCalibration) -> None:
-    still = replace(calibration, uncertainty=replace(calibration.uncertainty, drift_log_sd=0.0))
-    assert at_speed(still, 0.3).terms == TERMS
-
-
-def test_glances_are_short_and_differ(calibration: EndpointCalibration) -> None:
-    one, other = (glance(calibration, blind._lengths(), number) for number in (1, 2))
-    assert one.concurrency == 4
-    assert len(one.requests) < 400
-    assert one.requests.isl_tokens[:8].tolist() != other.requests.isl_tokens[:8].tolist()
+    assert at_speed(calibration, math.nan) == calibration
 
 
 # --- the command
@@ -280,12 +295,13 @@ def test_the_command_line() -> None:
 
 
 def test_everything_is_kept(tmp_path: Path) -> None:
-    run = blind.Run(engine="llama", out=tmp_path, budget_s=1, seconds=1, speeds=[0.9, 1.05])
+    run = blind.Run(engine="llama", out=tmp_path, budget_s=1, seconds=1)
     (tmp_path / "predictions.json").write_text("[]")
-    verdict, before = (Verdict(figures=(figure(predicted=p, measured=1.0),)) for p in (1.0, 1.5))
-    blind.kept(run, verdict, before)
+    verdict, at_first, meanwhile = (Verdict(figures=(figure(predicted=p, measured=1.0),)) for p in (1.0, 1.5, 1.05))
+    blind.kept(run, blind.Outcome(verdict, at_first, meanwhile, [0.9, math.nan, 1.05]))
     found = json.loads((tmp_path / "blind.json").read_text())
-    assert (found["within_target"], found["within_target_without_glances"], found["exit_code"]) == (1, 0, 0)
+    assert (found["within_target"], found["at_first"]["within_target"], found["exit_code"]) == (1, 0, 0)
+    assert found["speeds"] == [0.9, None, 1.05]
     assert (tmp_path / "blind.txt").read_text().rstrip().endswith(verdict.last_line)
     assert "at 90 to 105 % of its speed" in (tmp_path / "blind.txt").read_text()
     assert (tmp_path / "blind.png").exists()

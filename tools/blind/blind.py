@@ -5,9 +5,12 @@
 A real server with a small real model is started (real_servers.py); `headway calibrate endpoint` measures it within a
 budget of time, with closed loops of a few concurrencies and prompts that share nothing. Then all load points
 (points.py) are drawn and predicted: their very requests, at their very times. The predictions are written to a file and
-its digest is printed before the first of those requests is sent. Before each point a short load of the calibration's
-kind tells how fast the machine is just now (glance.py), and the point is predicted once more at that speed, written,
-and its digest printed. Then it is sent, and what was measured stands beside both predictions.
+its digest is printed before the first of those requests is sent. A core of a shared machine has no constant speed; a
+speedometer on the server's core (speedometer.py) reads it all the time. Just before each point it is predicted once
+more at the speed of the last seconds, written, and its digest printed: that is the prediction that counts. Then the
+point is sent, and what was measured stands beside it. Afterwards, and beside the verdict, it is told how the same
+calibration does at the speed of the calibration itself, and at the speed the core had while the point ran: how much of
+an error is the machine's, and how much the model's.
 
 The last lines are the table and `N of M within target`; the exit code is 0, or 1 where a target is missed by more than
 the band, 2 where the engine cannot be had or went away.
@@ -27,10 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from glance import at_speed, glance, slowness
 from picture import drawn_figures
 from points import POINTS, Point, load_of
 from real_servers import ENVIRONMENTS, UNTOLD, serving
+from speedometer import at_speed, speedometer
 from verdict import COLUMNS, Verdict, aligned, by_figure, figures_of, rows_of
 
 import headway
@@ -51,9 +54,28 @@ if TYPE_CHECKING:
 #: Lengths of the calibration's requests, evenly spread over their logarithms: they cover all points.
 ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
 #: Seconds for the calibration, and for a usual point.
-BUDGET_S, SECONDS = 120.0, 22.0
+BUDGET_S, SECONDS = 120.0, 27.0
 #: A point that takes so many times as long as its arrivals is given up: what is in flight then counts as failed.
 PATIENCE = 6.0
+#: The present speed is that of so many seconds past.
+LAST_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a blind test.
+
+    Attributes:
+        verdict: on the predictions made just before each point: the one that counts.
+        at_first: on those made before any point, at the speed the core had during the calibration.
+        meanwhile: on the same calibration at the speed the core then had while the point ran: known afterwards only.
+        speeds: of the core in each point, as a share of that during the calibration; NaN: unknown.
+    """
+
+    verdict: Verdict
+    at_first: Verdict
+    meanwhile: Verdict
+    speeds: list[float]
 
 
 @dataclass(slots=True)
@@ -66,7 +88,6 @@ class Run:
         budget_s: of the calibration.
         seconds: of a usual point.
         quiet: say nothing meanwhile.
-        speeds: of the machine, as the glances saw it: 1 is the calibration's own.
     """
 
     engine: str
@@ -74,7 +95,6 @@ class Run:
     budget_s: float
     seconds: float
     quiet: bool = False
-    speeds: list[float] = field(default_factory=list)
     started_s: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
@@ -82,19 +102,27 @@ class Run:
         if not self.quiet:
             print(f"{time.monotonic() - self.started_s:5.0f} s  {text}", flush=True)
 
-    def of(self, points: Sequence[Point]) -> tuple[Verdict, Verdict]:
-        """Run it; return what came of the predictions after a glance at the machine's speed, and of those before."""
+    def of(self, points: Sequence[Point]) -> Outcome:
+        """Run it."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with serving(self.engine, self.out / "server.log") as url:
+        with serving(self.engine, self.out / "server.log") as url, speedometer(self.out / "speed.txt") as meter:
             self.say(f"{self.engine} serves at {url}")
+            begun_s = time.monotonic()
             calibration = self.calibrated(url)
+            usual = meter.slowness(begun_s, begun_s + self.budget_s)
             loads = [load_of(point, calibration, self.seconds) for point in points]
-            before = self.predicted(calibration, loads)
-            now, measured = [], []
-            for number, load in enumerate(loads):
-                now.append(self.predicted_now(url, calibration, load, number))
+            at_first = self.predicted(calibration, loads)
+            before, meanwhile, measured, speeds = [], [], [], []
+            for load in loads:
+                now_s = time.monotonic()
+                before.append(self.predicted_now(calibration, load, meter.slowness(now_s - LAST_S, now_s) - usual))
+                sent_s = time.monotonic()
                 measured.append(self.measured(url, load))
-        return _verdict(points, now, measured), _verdict(points, before, measured)
+                slower = meter.slowness(sent_s, time.monotonic()) - usual
+                meanwhile.append(predict(at_speed(calibration, slower), load))
+                speeds.append(math.exp(-slower))
+        verdicts = (_verdict(points, found, measured) for found in (before, at_first, meanwhile))
+        return Outcome(*verdicts, speeds)
 
     def calibrated(self, url: str) -> EndpointCalibration:
         """Calibrate on the server."""
@@ -130,11 +158,8 @@ class Run:
         self.say(f"predicted {len(loads)} load points, none sent yet: sha256 {_digest(text)} of predictions.json")
         return found
 
-    def predicted_now(self, url: str, calibration: EndpointCalibration, load: Load, number: int) -> Prediction:
-        """Predict a load at the speed the machine has now, keep it, and print its digest."""
-        known = glance(calibration, _lengths(), number)
-        slower = slowness(calibration, known, self.measured(url, known)["output_tokens_per_s"])
-        self.speeds.append(math.exp(-slower))
+    def predicted_now(self, calibration: EndpointCalibration, load: Load, slower: float) -> Prediction:
+        """Predict a load at the speed the core has now, keep it, and print its digest."""
         found = predict(at_speed(calibration, slower), load)
         text = json.dumps(asdict(found), indent=1)
         (self._folder(load) / "prediction.json").write_text(text)
@@ -186,43 +211,52 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def document(run: Run, verdict: Verdict, before: Verdict) -> dict[str, Any]:
+def document(run: Run, found: Outcome) -> dict[str, Any]:
     """Return everything that came of a run, as plain data."""
     return {
         "engine": run.engine,
         "took_s": round(time.monotonic() - run.started_s, 1),
         "predictions_sha256": _digest((run.out / "predictions.json").read_text()),
-        "figures": [
-            asdict(figure) | {"error_frac": figure.error_frac, "verdict": figure.verdict} for figure in verdict.figures
-        ],
-        "speeds": run.speeds,
-        "within_target": verdict.within,
-        "in_band": verdict.held,
-        "of": len(verdict.figures),
-        "within_target_without_glances": before.within,
-        "in_band_without_glances": before.held,
-        "without_glances": [asdict(figure) for figure in before.figures],
-        "exit_code": verdict.exit_code,
+        **_plain(found.verdict),
+        "exit_code": found.verdict.exit_code,
+        "at_first": _plain(found.at_first),
+        "meanwhile": _plain(found.meanwhile),
+        "speeds": [speed if math.isfinite(speed) else None for speed in found.speeds],
     }
 
 
-def kept(run: Run, verdict: Verdict, before: Verdict) -> None:
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "within_target": verdict.within,
+        "in_band": verdict.held,
+        "of": len(verdict.figures),
+        "figures": [
+            asdict(figure) | {"error_frac": figure.error_frac, "verdict": figure.verdict} for figure in verdict.figures
+        ],
+    }
+
+
+def kept(run: Run, found: Outcome) -> None:
     """Write table, JSON and picture."""
-    (run.out / "blind.json").write_text(json.dumps(document(run, verdict, before), indent=1) + "\n")
-    (run.out / "blind.txt").write_text(report(run, verdict, before) + "\n")
-    (run.out / "blind.png").write_bytes(drawn_figures(verdict.figures, title=f"{run.engine}: predicted, then measured"))
+    figures = found.verdict.figures
+    (run.out / "blind.json").write_text(json.dumps(document(run, found), indent=1) + "\n")
+    (run.out / "blind.txt").write_text(report(found) + "\n")
+    (run.out / "blind.png").write_bytes(drawn_figures(figures, title=f"{run.engine}: predicted, then measured"))
 
 
-def report(run: Run, verdict: Verdict, before: Verdict) -> str:
+def report(found: Outcome) -> str:
     """Return the tables and the last lines."""
     columns = ("figure", "points", "within target", "in band", "median error", "largest error", "")
-    summary = aligned([columns, *((*row, "") for row in by_figure(verdict.figures))])
-    slowest, fastest = min(run.speeds), max(run.speeds)
-    moved = f"the machine ran at {100 * slowest:.0f} to {100 * fastest:.0f} % of its speed while it was calibrated on"
-    plain = f"without a glance at the machine's speed before each point: {before.last_line}"
-    return "\n\n".join(
-        (summary, aligned([COLUMNS, *rows_of(verdict.figures)]), f"{moved}\n{plain}\n{verdict.last_line}")
+    summary = aligned([columns, *((*row, "") for row in by_figure(found.verdict.figures))])
+    known = [100 * speed for speed in found.speeds if math.isfinite(speed)]
+    moved = f"{min(known):.0f} to {max(known):.0f} %" if known else "an unknown share"
+    last = (
+        f"the core ran at {moved} of its speed during the calibration",
+        f"predicted at the speed of the calibration: {found.at_first.last_line}",
+        f"at the speed the core had meanwhile, known afterwards only: {found.meanwhile.last_line}",
+        found.verdict.last_line,
     )
+    return "\n\n".join((summary, aligned([COLUMNS, *rows_of(found.verdict.figures)]), "\n".join(last)))
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -250,13 +284,13 @@ def main() -> int:
     )
     try:
         ENVIRONMENTS[chosen.engine].install()
-        verdict, before = run.of([point for point in POINTS if point.name in chosen.points])
+        found = run.of([point for point in POINTS if point.name in chosen.points])
     except (subprocess.CalledProcessError, RuntimeError, headway.HeadwayError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    kept(run, verdict, before)
-    print(json.dumps(document(run, verdict, before), indent=1) if chosen.json else report(run, verdict, before))
-    return verdict.exit_code
+    kept(run, found)
+    print(json.dumps(document(run, found), indent=1) if chosen.json else report(found))
+    return found.verdict.exit_code
 
 
 if __name__ == "__main__":
