@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headway.errors import InputError
 from headway.perf import read_calibration, step_table, term_names, terms_at, write_calibration
-from headway.perf.endpoint import SCALARS, EndpointCalibration, FittedRun, StepTerms, Uncertainty
+from headway.perf.endpoint import EVIDENCE, SCALARS, EndpointCalibration, FittedRun, StepTerms, Uncertainty
 from headway.perf.endpoint_pools import endpoint_band
 from headway.perf.endpoint_reader import OWN
 from headway.perf.endpoint_writer import calibration_text
@@ -39,6 +39,7 @@ RUNS = st.builds(
     started=st.sampled_from(["", "2026-11-21T12:00:00Z"]),
     sha256=st.sampled_from(["", "0123456789abcdef" * 4]),
     errors_frac=st.dictionaries(st.sampled_from(METRICS), FRACS),
+    evidence=st.sampled_from(EVIDENCE),
 )
 
 

@@ -72,6 +72,7 @@ WRONG = [
     ("ttft.p50: [-0.25, 0.3]", "ttft.p50: [0.3, -0.25]", "above the most"),
     ("ttft.p50: [-0.25, 0.3]", "ttft.p50: 0.3", r"\[least, most\]"),
     ('    sha256: ""', "    sha256: abc", "64 hexadecimal digits"),
+    ('    sha256: ""', '    sha256: ""\n    evidence: summry', "evidence.*did you mean 'summary'"),
     ("made: 2026-11-21", "made: today", "expected a day"),
 ]
 

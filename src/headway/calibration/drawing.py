@@ -31,7 +31,7 @@ _UNSAID_LOG_SDS = tuple(np.linspace(0.0, 1.0, DRAWS).tolist())
 #: Prompts and outputs take them in another order: a stride that meets every draw once.
 _STRIDE = 3
 #: Of a longer run only so many are simulated; the error by chance is then overstated.
-_MOST_REQUESTS, _MOST_PER_CLIENT = 500, 4
+_MOST_REQUESTS, _MOST_PER_CLIENT = 200, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,9 @@ Every run is replayed on the simulator with the engine's own scheduling rules; t
 TPOT, measured over simulated, are the residuals. Least squares with a soft-L1 loss (a stall of the machine counts
 once, not squared), the priors of `parameters` as rows of their own. Of a run that is known in figures alone, requests
 such as it had are drawn and simulated; the residuals are those of its figures, weighed by how far apart the draws lie.
-A run's own speed on that day is a random effect:
-one factor on all its step times, drawn towards one by the spread that the factors themselves show (τ, refitted until it
-stands). The covariance is that of the linearised posterior, with as many independent observations per run as its
-residuals' autocorrelation leaves.
+A run's own speed on that day is a random effect: one factor on all its step times, drawn towards one by the spread that
+the factors themselves show (τ, refitted until it stands). The covariance is that of the linearised posterior, with as
+many independent observations per run as its residuals' autocorrelation leaves.
 """
 
 from __future__ import annotations
@@ -77,8 +76,12 @@ class _Problem:
 
     def __init__(self, runs: Sequence[Run], settings: EngineSettings, num_gpu_blocks: int, params: Parameters) -> None:
         self.runs, self.settings, self.blocks, self.params = runs, settings, num_gpu_blocks, params
-        self.kept = [(np.isfinite(run.ttft_s), np.isfinite(run.tpot_s) & (run.tpot_s > 0)) for run in runs]
-        self._roots: dict[int, FloatColumn] = {}
+        every = [run.stated is None for run in runs]
+        self.kept = [
+            (one & np.isfinite(run.ttft_s), one & np.isfinite(run.tpot_s) & (run.tpot_s > 0))
+            for one, run in zip(every, runs, strict=True)
+        ]
+        self.roots: dict[int, FloatColumn] = {}
 
     def replica(self, vector: FloatColumn, drift: float) -> Replica:
         terms = self.params.terms(self.params.logs(vector), drift)
@@ -88,8 +91,6 @@ class _Problem:
     def of_run(self, k: int, vector: FloatColumn, drift: float) -> tuple[FloatColumn, FloatColumn]:
         """Return log(measured / simulated) of TTFT and of TPOT of a run's answered requests."""
         run, (has_ttft, has_tpot) = self.runs[k], self.kept[k]
-        if run.stated is not None:
-            return np.zeros(0), np.zeros(0)
         ttft_s, tpot_s = simulated_run(run, self.replica(vector, drift))
         return np.log(run.ttft_s[has_ttft] / ttft_s[has_ttft]), np.log(run.tpot_s[has_tpot] / tpot_s[has_tpot])
 
@@ -98,7 +99,7 @@ class _Problem:
         for k, run in enumerate(self.runs):
             if run.stated is not None:
                 found = spread_of(run, run.stated, self.replica(vector, 0.0))
-                self._roots[k] = np.linalg.cholesky(found.covariance).astype(np.float64)
+                self.roots[k] = np.linalg.cholesky(found.covariance).astype(np.float64)
 
     def residuals(self, k: int, x: FloatColumn, scatter: tuple[float, float]) -> FloatColumn:
         """Return the residuals of a run, each in its standard deviations, independent of one another."""
@@ -109,7 +110,7 @@ class _Problem:
             return np.concatenate([ttft / scatter[0], tpot / scatter[1]])
         expected = stated_logs(run, run.stated, self.replica(vector, drift)).mean(axis=0)
         measured = np.log([figure.value_s for figure in run.stated.figures])
-        return np.linalg.solve(self._roots[k], measured - expected).astype(np.float64)
+        return np.linalg.solve(self.roots[k], measured - expected).astype(np.float64)
 
 
 def fit(
@@ -167,6 +168,7 @@ def _loss(problem: _Problem, x: FloatColumn, scatter: tuple[float, float], tau: 
     weighted = _weighted(problem, x, scatter, tau)
     counts = [sum(int(pair[side].sum()) for pair in problem.kept) for side in (0, 1)]
     spreads = sum(count * np.log(one) for count, one in zip(counts, scatter, strict=True))
+    spreads += sum(float(np.log(np.diag(root)).sum()) for root in problem.roots.values())
     return float(weighted @ weighted / 2 + spreads + len(problem.runs) * np.log(tau))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headway.types import FloatColumn, Metric
 
 #: Windows a scrape is cut into at most, and the fewest scrapes and requests one should have.
-_MOST_WINDOWS, _LEAST_SCRAPES, _ENOUGH_REQUESTS = 8, 12, 50
+_MOST_WINDOWS, _LEAST_SCRAPES, _ENOUGH_REQUESTS = 4, 12, 100
 #: What differs between a window's halves by more than so many standard deviations of counts is no chance.
 _STEADY_SD = 3.0
 #: Variance ÷ mean of the requests in flight: 1 and more of Poisson arrivals, next to 0 where clients wait for answers.

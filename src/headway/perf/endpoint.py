@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Version of the file format.
 FORMAT = 1
-#: What a run is known by: each request; a load generator's summary; the server's own metrics.
+#: What a run may be known by.
 EVIDENCE = ("requests", "summary", "metrics")
 #: The terms of `StepTerms` that are one figure each.
 SCALARS = (
@@ -80,7 +80,9 @@ class FittedRun:
     started: str
     sha256: str  # of the file it was read from; empty where there was none
     errors_frac: Mapping[str, float]  # `ttft.p50` … -> predicted ÷ measured − 1, the run left out
-    evidence: str = "requests"  # what it is known by: `EVIDENCE`
+    evidence: str = (
+        "requests"  # what it is known by: `requests`, a load generator's `summary`, or the server's `metrics`
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
