@@ -4,7 +4,8 @@
 
 * fidelity: 200 requests a second for 30 s; how late each was sent, by the client's clock and as the server saw it
   arrive, against the schedule. The server's view is the same for all clients: the earliest request counts as in time.
-* streams: a thousand streams and more at once; whether the client keeps up with the chunks offered.
+* streams: a thousand streams and more at once; whether the client keeps up with the chunks offered, and what it says
+  may be its own doing.
 * cost: CPU seconds of the whole process tree for a streamed token, headway beside AIPerf and GuideLLM where they are
   asked for (`make bench-client` installs them, about 3 GB). Each replays one trace twice, with few and with many tokens
   a request: the difference is the tokens', and what starting up costs falls out.
@@ -39,6 +40,7 @@ ISL_TOKENS = 64
 #: requests a second, requests, tokens of each
 FIDELITY = (200.0, 6000, 8)
 #: streams at once, seconds a step, steps: 5,000 to 40,000 chunks a second
+RAMP_S = 2.0  # in which they begin: a thousand requests due in one instant cannot all be written in it
 STREAMS = ((250, 0.05, 200), (1000, 0.1, 120), (1000, 0.05, 200), (2000, 0.1, 120), (2000, 0.05, 200))
 COST_RATE, COST_REQUESTS, COST_TOKENS = 50.0, 500, (16, 256)
 
@@ -175,7 +177,7 @@ def _errors(told: dict[str, Any]) -> dict[str, float]:
 def streams(trace: Path) -> list[dict[str, Any]]:
     rows = []
     for at_once, step_s, steps in STREAMS:
-        write_trace(trace, at_once, 1e6, steps)
+        write_trace(trace, at_once, at_once / RAMP_S, steps)
         done = run("headway", step_s, trace, at_once)
         told, server = done.told, done.server
         rows.append(
@@ -192,6 +194,7 @@ def streams(trace: Path) -> list[dict[str, Any]]:
                 "server CPU share": server["cpu_s"] / told["duration_s"],
                 "failed": told["failed"],
                 "limited": told["limited"],
+                "warnings": told["warnings"],
             }
         )
     return rows

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.errors import InputError
@@ -195,21 +195,32 @@ def test_an_address_is_refused_or_reads_the_same_again(url: str) -> None:
     assert "@" not in base.split("/")[2] and not base.endswith(("/", "/v1")) and host and 0 <= port < 2**16
 
 
-TIMES = st.fixed_dictionaries({at: st.floats(1e-4, 10) for at in MOVED_FRAC})
+TIMES = st.lists(st.floats(1e-4, 10), min_size=1, max_size=40).map(np.array)
 
 
-@given(TIMES, TIMES, TIMES, TIMES, st.integers(-8, 8))
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(1e-4, 10), st.floats(0, 1)), min_size=1, max_size=40), TIMES, TIMES, st.integers(-8, 8)
+)
 def test_what_a_client_may_decide_is_its_share_of_what_was_measured(
-    late_s: dict[float, float], lag_s: dict[float, float], ttft_s: dict[float, float], gap_s: dict[float, float], k: int
+    both_s: list[tuple[float, float]], gaps_s: np.ndarray, lag_s: np.ndarray, k: int
 ) -> None:
-    """Of lateness and latency only the ratio counts; who is not late decides nothing, who is later no less."""
-    found = limits(0.0, late_s, lag_s, ttft_s, gap_s)
-    scaled = [{at: value * 2.0**k for at, value in one.items()} for one in (late_s, lag_s, ttft_s, gap_s)]
+    """Of lateness and latency only the ratio counts; who is in time decides nothing, who is later no less."""
+    server_s, late_s = np.array(both_s).T
+    found = limits(0.0, server_s + late_s, late_s, gaps_s, lag_s)
+    scaled = [2.0**k * column for column in (server_s + late_s, late_s, gaps_s, lag_s)]
     assert len(limits(0.0, *scaled)) == len(found)
-    in_time = dict.fromkeys(MOVED_FRAC, 0.0)
-    assert limits(0.9, in_time, in_time, ttft_s, gap_s) == []
-    assert len(limits(0.91, in_time, in_time, ttft_s, gap_s)) == 1
-    later_s = {at: 2 * value for at, value in late_s.items()}
-    assert len(limits(0.0, later_s, lag_s, ttft_s, gap_s)) >= len(found)
-    unknown = dict.fromkeys(MOVED_FRAC, float("nan"))
-    assert limits(0.0, late_s, lag_s, unknown, unknown) == [], "where nothing was measured, nothing was decided"
+    in_time, nothing = np.zeros(len(server_s)), np.full(len(server_s), np.nan)
+    assert limits(0.9, server_s, in_time, gaps_s, np.zeros(3)) == []
+    assert len(limits(0.91, server_s, in_time, gaps_s, np.zeros(3))) == 1
+    assert limits(0.0, nothing, late_s, nothing, lag_s) == [], "where nothing was measured, nothing was decided"
+    assert len(limits(0.0, server_s + late_s, late_s, gaps_s, 2 * lag_s)) >= len(found)
+
+
+@given(TIMES, st.floats(0.001, 10))
+def test_who_is_late_by_the_same_always_adds_just_that(server_s: np.ndarray, late_s: float) -> None:
+    found = limits(0.0, server_s + late_s, np.full(len(server_s), late_s), np.empty(0), np.zeros(1))
+    for at, frac in MOVED_FRAC.items():
+        figure_s = float(np.quantile(server_s + late_s, at, method="inverted_cdf"))
+        if abs(late_s / figure_s - frac) > 1e-6:
+            assert any(f"p{100 * at:.0f} of TTFT" in one for one in found) == (late_s > frac * figure_s)

@@ -12,6 +12,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("aiohttp")
@@ -107,12 +108,16 @@ def test_retry_after() -> None:
 
 
 def test_a_few_milliseconds_late_limit_nothing_but_what_lasts_milliseconds() -> None:
-    late_s, lag_s = {0.5: 0.001, 0.99: 0.0053}, {0.5: 0.0, 0.99: 0.002}
-    gap_s = {0.5: 0.02, 0.99: 0.03}
-    assert limits(0.3, late_s, lag_s, {0.5: 0.3, 0.99: 0.9}, gap_s) == []
-    (found,) = limits(0.3, late_s, lag_s, {0.5: 0.02, 0.99: 0.03}, gap_s)
-    assert found.startswith("The client was 7.3 ms late at p99, where TTFT is 30 ms")
-    assert len(limits(0.3, late_s, {0.5: 0.003, 0.99: 0.02}, {0.5: 0.3, 0.99: 0.9}, gap_s)) == 2
+    late_s, lag_s, gaps_s = np.linspace(0.0, 0.0053, 50), np.append(np.zeros(49), 0.002), np.full(50, 0.02)
+    slow_s = np.linspace(0.2, 0.9, 50)
+    assert limits(0.3, slow_s, late_s, gaps_s, lag_s) == []
+    (found,) = limits(0.3, np.linspace(0.025, 0.03, 50), late_s, gaps_s, lag_s)
+    assert found == (
+        "The client may have added 7 ms to the p99 of TTFT, 30 ms: more than the 20 % that do not matter."
+    ), "the latest were the slowest"
+    assert limits(0.3, np.linspace(0.035, 0.025, 50), late_s, gaps_s, lag_s) == [], "the latest were the quickest"
+    found, _ = limits(0.3, slow_s, late_s, gaps_s, np.linspace(0.0, 0.005, 50))
+    assert found.startswith("The client may have added 2.45 ms to the p50 of ITL, 20 ms")
 
 
 def test_nobody_speaks_where_nobody_listens() -> None:

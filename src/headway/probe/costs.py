@@ -11,10 +11,9 @@ from headway.probe.faults import EXPLAINED
 from headway.probe.nouns import ClientReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from headway.probe.clock import Clock
     from headway.probe.columns import Columns
+    from headway.types import FloatColumn
 
 #: The client may have decided the figures where it used so much of the one core it runs on,
 CPU_FRAC = 0.9
@@ -34,7 +33,7 @@ def client_report(
     send_error_s, lag_s = quantiles(columns.sent_s), quantiles(np.array(clock.lag_s))
     gaps_s = np.concatenate([np.empty(0), *columns.gaps_s.values()])
     cpu_frac = cpu_s / max(duration_s, 1e-9)
-    limiting = limits(cpu_frac, send_error_s, lag_s, quantiles(columns.ttft_s), quantiles(gaps_s))
+    limiting = limits(cpu_frac, columns.ttft_s, columns.sent_s, gaps_s, np.array(clock.lag_s))
     return ClientReport(
         duration_s=duration_s,
         send_error_s=send_error_s,
@@ -53,39 +52,36 @@ def client_report(
 
 
 def limits(
-    cpu_frac: float,
-    late_s: Mapping[float, float],
-    lag_s: Mapping[float, float],
-    ttft_s: Mapping[float, float],
-    gap_s: Mapping[float, float],
+    cpu_frac: float, ttft_s: FloatColumn, late_s: FloatColumn, gaps_s: FloatColumn, lag_s: FloatColumn
 ) -> list[str]:
     """Say why the client may have decided the figures; nothing where it did not.
 
-    What counts is how late the client was beside what was measured, quantile by quantile. A TTFT holds how late the
-    request was written and how late its first token was read; a gap between tokens, how late they were read (the
-    difference of two lags, so no more than one). E2E is longer than TTFT and holds the same, TPOT is a mean of gaps:
-    both are moved by a smaller share. Milliseconds alone say nothing: 5 ms late is much of a TTFT of 20 ms, and
-    nothing of one of 2 s; and on a machine that a server shares, somebody is always a few milliseconds late.
+    What counts is how much the client may have added to what was measured, quantile by quantile. To a TTFT: what its
+    quantile is more than it would be, counted from when requests were written; and how late the first token was read.
+    To a gap between tokens: how late they were read (the difference of two such times, so no more than one). Of
+    reading only the lag of the event loop is known, not by token: its quantile is added whole, the most it can be. E2E
+    is longer than TTFT and holds the same, TPOT is a mean of gaps: both are moved by a smaller share. Milliseconds
+    alone say nothing: 5 ms late is much of a TTFT of 20 ms, and nothing of one of 2 s; and on a machine that a server
+    shares, somebody is always a few milliseconds late.
 
     Args:
         cpu_frac: share of one core the client used.
-        late_s: by quantile, how long after they were due requests were written.
-        lag_s: by quantile, how late the event loop ran.
-        ttft_s: by quantile, what was measured; NaN: nothing was.
-        gap_s: likewise, between tokens.
+        ttft_s: (n,) TTFT of each request from when it was due; NaN: it had none.
+        late_s: (n,) how long after it was due each was written; NaN: it was not.
+        gaps_s: between tokens.
+        lag_s: samples of how late the event loop ran.
     """
     found = [f"The client used {100 * cpu_frac:.0f} % of the one core it can use."] if cpu_frac > CPU_FRAC else []
-    for name, figures_s, by_s in (
-        ("TTFT", ttft_s, {at: late_s[at] + lag_s[at] for at in MOVED_FRAC}),
-        ("ITL", gap_s, lag_s),
-    ):
-        found += [
-            f"The client was {1e3 * by_s[at]:.3g} ms late at p{100 * at:.0f}, where {name} is "
-            f"{1e3 * figures_s[at]:.3g} ms: more than the {100 * frac:.0f} % that do not matter."
-            for at, frac in MOVED_FRAC.items()
-            if by_s[at] > frac * figures_s[at]
-        ]
-    return found
+    lag, ttft, gap = quantiles(lag_s), quantiles(ttft_s), quantiles(gaps_s)
+    written = quantiles(ttft_s - late_s)
+    added = {"TTFT": (ttft, {at: ttft[at] - written[at] + lag[at] for at in MOVED_FRAC}), "ITL": (gap, lag)}
+    return found + [
+        f"The client may have added {1e3 * by_s[at]:.3g} ms to the p{100 * at:.0f} of {name}, "
+        f"{1e3 * figures_s[at]:.3g} ms: more than the {100 * frac:.0f} % that do not matter."
+        for name, (figures_s, by_s) in added.items()
+        for at, frac in MOVED_FRAC.items()
+        if by_s[at] > frac * figures_s[at]
+    ]
 
 
 def _remarks(columns: Columns, gaps: int, jump_s: float, duration_s: float) -> list[str]:
