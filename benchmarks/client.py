@@ -39,8 +39,9 @@ STEP_S = 0.02  # one chunk for every stream
 ISL_TOKENS = 64
 #: requests a second, requests, tokens of each
 FIDELITY = (200.0, 6000, 8)
+#: seconds in which streams begin: a thousand requests due in one instant cannot all be written in it
+RAMP_S = 2.0
 #: streams at once, seconds a step, steps: 5,000 to 40,000 chunks a second
-RAMP_S = 2.0  # in which they begin: a thousand requests due in one instant cannot all be written in it
 STREAMS = ((250, 0.05, 200), (1000, 0.1, 120), (1000, 0.05, 200), (2000, 0.1, 120), (2000, 0.05, 200))
 COST_RATE, COST_REQUESTS, COST_TOKENS = 50.0, 500, (16, 256)
 
