@@ -38,8 +38,9 @@ _SCATTER, _LEAST_SCATTER = 0.1, 0.02
 #: Spread of the runs' speeds before they are seen, and the least and most it may become.
 _DRIFT, _LEAST_DRIFT, _MOST_DRIFT = 0.05, 0.01, 0.3
 _ROUNDS = 5
-#: Steps of one round at most, and the share of the cost below which a gain ends it.
-_STEPS, _ENOUGH_FRAC = 30, 1e-4
+#: Steps of one round at most; the share of the cost below which a gain ends it, and the gain that is never worth a step
+#: more (it moves no term by more than a seventh of its standard error).
+_STEPS, _ENOUGH_FRAC, _ENOUGH = 30, 1e-4, 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +191,7 @@ def _solve(
             gain, x, damping = cost - new, x + step, max(damping / 5, 1e-6)
             value, jacobian = _linearised(problem, x, scatter, tau)
             cost = float(value @ value)
-            if gain < _ENOUGH_FRAC * cost:
+            if gain < max(_ENOUGH_FRAC * cost, _ENOUGH):
                 break
         else:
             damping *= 10

@@ -64,19 +64,25 @@ def stated_logs(run: Run, stated: Stated, replica: Replica) -> FloatColumn:
         ttft_s, tpot_s = (one[stated.skipped :] for one in simulated_run(replace(run, requests=requests), seen))
         gaps = (requests.osl_tokens - 1)[stated.skipped :]
         columns = {"ttft": ttft_s, "tpot": tpot_s, "e2e": ttft_s + np.nan_to_num(tpot_s) * gaps}
-        rows.append([_figure(figure, columns[figure.metric], gaps) for figure in stated.figures])
-    found: FloatColumn = np.log(rows)
-    return found
+        found = {metric: _ordered(column, gaps) for metric, column in columns.items()}
+        rows.append([_figure(figure, *found[figure.metric]) for figure in stated.figures])
+    logs: FloatColumn = np.log(rows)
+    return logs
 
 
-def _figure(figure: StatedFigure, values_s: FloatColumn, gaps: IntColumn) -> float:
-    """Return the mean or the quantile, interpolated as load generators do, of the requests that have the latency."""
-    known = np.isfinite(values_s)
-    values, weights = values_s[known], (gaps[known] if figure.weighed else np.ones(int(known.sum())))
+def _ordered(values_s: FloatColumn, gaps: IntColumn) -> tuple[FloatColumn, IntColumn]:
+    """Return a latency of the requests that have it, in order, and their gaps."""
+    order = np.argsort(values_s)
+    known = order[: int(np.isfinite(values_s).sum())]  # NaN comes last
+    return values_s[known], gaps[known]
+
+
+def _figure(figure: StatedFigure, ordered_s: FloatColumn, gaps: IntColumn) -> float:
+    """Return the mean or the quantile, interpolated between neighbours as load generators do."""
     if figure.frac is None:
-        return float(np.average(values, weights=weights))
-    if not figure.weighed:
-        return float(np.quantile(values, figure.frac))
-    order = np.argsort(values)
-    share = np.cumsum(weights[order]) / weights.sum()
-    return float(np.interp(figure.frac, share, values[order]))
+        return float(ordered_s @ gaps / gaps.sum()) if figure.weighed else float(ordered_s.mean())
+    if figure.weighed:
+        return float(np.interp(figure.frac, np.cumsum(gaps) / gaps.sum(), ordered_s))
+    place, rest = divmod(figure.frac * (len(ordered_s) - 1), 1.0)
+    low, high = (ordered_s[min(int(place) + step, len(ordered_s) - 1)] for step in (0, 1))
+    return float(low + rest * (high - low))

@@ -43,6 +43,8 @@ LEAST_REQUESTS = 5
 MOST_REQUESTS = 400
 #: No sampling error is taken for smaller: figures are read from counters at scrapes that are not instants.
 LEAST_SD = 0.03
+#: How lengths may lie within the buckets of a histogram: towards the lower edge, evenly, towards the upper one.
+_POWERS = np.geomspace(0.05, 20.0, 41)
 _TILTS = np.array([0.5, 1.0, 2.0, 4.0])
 _CLIP = 3.0
 _BAND_SD = 1.645  # half-width of a 90 % band of a normal
@@ -223,7 +225,11 @@ def drawn_lengths(spread: Distribution | None, mean: float, n: int, chance: np.r
     else:
         edges = np.concatenate([[0.0], spread.bounds, spread.bounds[-1:]])
         at = chance.choice(len(spread.counts), n, p=spread.counts / spread.counts.sum())
-        drawn = chance.uniform(edges[at], edges[at + 1])
+        places = chance.uniform(0.0, 1.0, n)
+        drawn = min(
+            (edges[at] + (edges[at + 1] - edges[at]) * places**power for power in _POWERS),
+            key=lambda lengths: abs(float(lengths.mean()) - mean),
+        )
         drawn *= mean / drawn.mean()
     return np.maximum(np.rint(drawn), 1).astype(np.int64)
 
