@@ -206,6 +206,37 @@ def test_a_closed_loop_is_recognised_by_its_times(clients: int, seed: int) -> No
     assert (loop.requests.arrive_s[clients:] == recorded.requests.arrive_s[clients - 1]).all()
 
 
+@pytest.mark.parametrize("engine", [LLAMA, VLLM], ids=lambda engine: engine.engine)
+def test_a_loop_that_the_clock_cuts_off_is_read_without_bias(engine: EngineSettings) -> None:
+    """What is in flight at the end has no latency, and is load all the same: its steps were as full as the others'."""
+    runs = [cut_off(made(engine, name=f"closed {k}", seed=k, clients=k), engine) for k in (1, 2, 4)]
+    assert all(run.failed == run.concurrency for run in runs)
+    loops = [closed(run, clients_of(run) or 0) for run in runs]
+    assert [loop.concurrency for loop in loops] == [1, 2, 4]
+    truth, ours = (step_table(terms, engine) for terms in (TRUTH, fit(loops, engine, BLOCKS).terms))
+    for batch in (1, 2, 4):
+        assert ours.decode_ps[batch] == pytest.approx(truth.decode_ps[batch], rel=0.08)
+
+
+def cut_off(run: Run, engine: EngineSettings) -> Run:
+    """A run as a file has it, every request at the time it was sent; the clock cut it off as the thirtieth was sent."""
+    from headway.simulator import simulate
+    from headway.workload import take
+
+    one = replica(TRUTH, engine)
+    done = simulate(run.requests, one, concurrency=run.concurrency, turnaround_s=one.frontend_s)
+    sent_s, last_s = done.arrive_ps[:30] / 1e12, done.last_ps[:30] / 1e12
+    cut = last_s > sent_s[-1]
+    ttft_s, tpot_s = (column[:30] for column in simulated_run(run, one))  # without noise: a client sees its own ends
+    return replace(
+        run,
+        requests=replace(take(run.requests, np.arange(30)), arrive_s=sent_s),
+        ttft_s=np.where(cut, np.nan, ttft_s),
+        tpot_s=np.where(cut, np.nan, tpot_s),
+        failed=int(cut.sum()),
+    )
+
+
 def test_poisson_arrivals_are_no_closed_loop() -> None:
     for seed in range(10):
         assert clients_of(made(LLAMA, name="open", seed=seed, rate=0.5)) is None

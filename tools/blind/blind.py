@@ -141,6 +141,7 @@ class Run:
             hardware="one-cpu-thread",
             source=self.out / "calibration-traffic.parquet",
             budget_s=self.budget_s,
+            keep=self.out / "calibration",
             settings=UNTOLD[self.engine],
             progress=told,
         )

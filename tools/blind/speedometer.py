@@ -68,7 +68,8 @@ def speedometer(file: Path) -> Iterator[Speedometer]:
     file.write_text("")
     core = first_core()
     command = [sys.executable, str(Path(__file__)), str(file), *([] if core is None else [str(core)])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    # a session of its own: Linux shares a core among sessions, and a busy one would keep it waiting for seconds
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
         try:
             yield Speedometer(file)
         finally:

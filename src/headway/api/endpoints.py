@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headway.calibration.runs import Run
     from headway.perf.endpoint import EndpointCalibration
     from headway.probe.keys import Key
-    from headway.probe.nouns import Endpoint
+    from headway.probe.nouns import Endpoint, Sent
     from headway.types import EngineSettings, Requests
 
 #: How long measuring takes unless told otherwise.
@@ -65,6 +65,7 @@ def calibrate_endpoint(
     hardware: str = "unnamed",
     source: str | Path | None = None,
     budget_s: float = BUDGET_S,
+    keep: str | Path | None = None,
     model: str | None = None,
     engine: str | None = None,
     settings: Mapping[str, object] = MappingProxyType({}),
@@ -87,6 +88,8 @@ def calibrate_endpoint(
         hardware: what the server runs on, by its name in the catalogue or any other.
         source: traffic whose lengths are sent: a scenario, a trace or `profile:NAME`; a spread of lengths if None.
         budget_s: when to be done measuring.
+        keep: a folder for the requests of every run, each a folder that `calibrate_fit` reads; they are not kept if
+            None.
         model: which of its models; the only one if None.
         engine: where it does not tell.
         settings: of its engine, that it does not tell, by the engine's names.
@@ -131,6 +134,8 @@ def calibrate_endpoint(
         progress=progress,
     )
     sent, runs = measure(plan)
+    if keep is not None:
+        _keep(Path(keep), sent)
     about |= {"engine": found.engine, "engine_version": endpoint.version, "model": _name_of(endpoint.model)}
     stopped = sent[-1].client.interrupted == "Ctrl-C"
     untold = found.engine == ENGINE and "async_scheduling" in endpoint.assumed
@@ -204,6 +209,16 @@ def calibrate_fit(
         raise InputError("expected at least one run", place="RUN")
     untold = found.engine == ENGINE and known is None and "async_scheduling" not in settings
     return _calibrated(read, found, blocks, about, file, progress, untold=untold)
+
+
+def _keep(folder: Path, every: list[Sent]) -> None:
+    """Write the requests of every run, in the order they were made."""
+    from headway.workload import write_trace
+
+    for number, sent in enumerate(every, 1):
+        into = folder / f"{number:02d}-{sent.load.name.replace(' ', '-').replace('#', '')}"
+        into.mkdir(parents=True, exist_ok=True)
+        write_trace(sent.trace, into / "requests.parquet")
 
 
 # --- parts of both ---------------------------------------------------------------------------------------
@@ -337,9 +352,18 @@ def _calibrated(
         scatter_frac=found.scatter,
         next_runs=tuple(map(_told, proposals)),
         async_scheduling=told,
-        granted=tuple(f"{run.name}: {note}" for run in runs if run.stated for note in run.stated.notes),
+        granted=_granted(runs),
         interrupted=stopped,
     )
+
+
+def _granted(runs: list[Run]) -> tuple[str, ...]:
+    """Say what was taken for granted, and of which runs."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.stated.notes if run.stated else ():
+            names.setdefault(note, []).append(run.name)
+    return tuple(f"{note}: {', '.join(of)}" for note, of in names.items())
 
 
 def _proposals(

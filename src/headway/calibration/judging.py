@@ -10,11 +10,10 @@ from scipy.stats import t as student
 
 from headway.calibration.fitting import fit
 from headway.calibration.parameters import most_in_flight
-from headway.calibration.predicting import FIGURES, simulated_figures
-from headway.calibration.simulated import spread_of, stated_logs
+from headway.calibration.predicting import FIGURES
+from headway.calibration.simulated import simulated_run, stated_logs
 from headway.perf.endpoint import EndpointCalibration, FittedRun, Uncertainty
 from headway.perf.endpoint_steps import step_table
-from headway.probe.nouns import Load
 from headway.types import Replica
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def judge(
             errors.append(_log_ratios(predicted, run_figures(run)))
             spreads.append(spread)
         progress(k + 1, len(runs))
-    misfit = {name: _misfit(errors, spreads, name) for name in FIGURES} if errors else {}
+    misfit = _misfits(errors, spreads) if errors else {}
     sd = np.sqrt(np.diag(found.covariance))
     return EndpointCalibration(
         name=about["name"],
@@ -82,7 +81,7 @@ def judge(
             terms=found.parameters.names,
             covariance=tuple(tuple(map(float, row)) for row in found.covariance),
             drift_log_sd=found.drift_log_sd,
-            misfit_log_sd={name: value for name, value in misfit.items() if math.isfinite(value)},
+            misfit_log_sd=misfit,
             not_identified=_untold(found, sd),
         ),
         bands_frac={name: band for name in FIGURES if (band := _band(errors, name)) is not None},
@@ -91,19 +90,23 @@ def judge(
     )
 
 
-def as_load(run: Run) -> Load:
-    """Return what was sent in a run as a load."""
-    return Load(name=run.name, requests=run.requests, concurrency=run.concurrency, turnaround_s=run.turnaround_s)
-
-
 def run_figures(run: Run) -> dict[str, float]:
     """Return the measured figures of a run, over its answered requests, from the time each was sent."""
     if run.stated is not None:
         return {name: run.stated.figures[k].value_s for k, name in _named(run.stated).items()}
-    kept = np.isfinite(run.ttft_s)
-    gaps = run.requests.osl_tokens - 1
-    e2e_s = run.ttft_s + np.where(gaps > 0, np.nan_to_num(run.tpot_s) * gaps, 0.0)
-    columns = {"ttft": run.ttft_s[kept], "tpot": run.tpot_s[np.isfinite(run.tpot_s)], "e2e": e2e_s[kept]}
+    return _figures(run, run.ttft_s, run.tpot_s)
+
+
+def _simulated(run: Run, replica: Replica) -> dict[str, float]:
+    """Return the same figures over the same requests, simulated."""
+    return _figures(run, *simulated_run(run, replica))
+
+
+def _figures(run: Run, ttft_s: FloatColumn, tpot_s: FloatColumn) -> dict[str, float]:
+    """Return the figures of latencies over the requests of a run that were answered."""
+    kept, gaps = np.isfinite(run.ttft_s), run.requests.osl_tokens - 1
+    e2e_s = ttft_s + np.where(gaps > 0, np.nan_to_num(tpot_s) * gaps, 0.0)
+    columns = {"ttft": ttft_s[kept], "tpot": tpot_s[np.isfinite(run.tpot_s)], "e2e": e2e_s[kept]}
     return {f"{m}.{name}": _rank(column, frac) for m, column in columns.items() for frac, name in _RANKS}
 
 
@@ -134,11 +137,10 @@ def _predicted(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the figures a fit predicts of a run, and the spread of their logarithms by terms and drift."""
     rng = np.random.default_rng(0)
-    load = as_load(run)
-    expected = simulated_figures(load, _replica(found, found.logs, 0.0, settings, num_gpu_blocks))
+    expected = _simulated(run, _replica(found, found.logs, 0.0, settings, num_gpu_blocks))
     drawn = [
-        simulated_figures(
-            load,
+        _simulated(
+            run,
             _replica(
                 found,
                 rng.multivariate_normal(found.logs, found.covariance, method="eigh"),
@@ -149,27 +151,31 @@ def _predicted(
         )
         for _ in range(_DRAWS)
     ]
-    spread = {name: float(np.std([_log(one[name]) for one in drawn])) for name in FIGURES}
+    spread = {name: float(np.std([_log(one[name]) for one in drawn])) for name in expected}
     return expected, spread
 
 
 def _predicted_stated(
     found: Fit, run: Run, settings: EngineSettings, num_gpu_blocks: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the same of a run known in figures; what chance and a coarse statement do to them is in the spread."""
+    """Return the same of a run known in figures.
+
+    What chance and a coarse statement do to these is not in the spread: nobody can tell it from what the model misses,
+    so it counts as that, and bands are the wider for it.
+    """
     stated = run.stated
     assert stated is not None  # asked of no other
     rng = np.random.default_rng(0)
-    expected = spread_of(run, stated, _replica(found, found.logs, 0.0, settings, num_gpu_blocks))
+    expected = stated_logs(run, stated, _replica(found, found.logs, 0.0, settings, num_gpu_blocks)).mean(axis=0)
     drawn = []
     for _ in range(_DRAWS):
         logs = rng.multivariate_normal(found.logs, found.covariance, method="eigh")
         one = _replica(found, logs, float(rng.normal(0.0, found.drift_log_sd)), settings, num_gpu_blocks)
         drawn.append(stated_logs(run, stated, one).mean(axis=0))
-    variance = np.var(drawn, axis=0) + np.diag(expected.covariance)
+    spread = np.std(drawn, axis=0)
     names = _named(stated)
-    predicted = {name: math.exp(expected.expected[k]) for k, name in names.items()}
-    return predicted, {name: math.sqrt(variance[k]) for k, name in names.items()}
+    predicted = {name: math.exp(expected[k]) for k, name in names.items()}
+    return predicted, {name: float(spread[k]) for k, name in names.items()}
 
 
 def _log(value: float) -> float:
@@ -178,6 +184,15 @@ def _log(value: float) -> float:
 
 def _log_ratios(predicted: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
     found = {name: _log(predicted[name]) - _log(value) for name, value in measured.items()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _misfits(errors: Sequence[Mapping[str, float]], spreads: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the misfit of every figure; a tail that no run stated is no surer than its median."""
+    found = {name: _misfit(errors, spreads, name) for name in FIGURES}
+    for name in FIGURES:
+        median = found.get(name.replace(".p95", ".p50"), math.nan)
+        found[name] = median if math.isnan(found[name]) else found[name]
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

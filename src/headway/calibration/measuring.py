@@ -1,4 +1,4 @@
-"""Measures an endpoint within a budget of time: a few fixed runs, then those that tell the most.
+"""Measures an endpoint within a budget of time: a warm-up, a few fixed runs, then those that tell the most.
 
 All runs are closed loops cut off by the clock: they need no guess of how fast the server is, and cannot flood it. Their
 prompts share nothing, so that what is learnt is the cost of work, not of luck with a cache.
@@ -18,7 +18,6 @@ from headway.calibration.fitting import fit
 from headway.calibration.runs import LEAST_REQUESTS, run_of
 from headway.errors import EvidenceError
 from headway.probe.client import send
-from headway.probe.joining import without_cut_off
 from headway.probe.limits import Limits
 from headway.probe.loads import staggered
 from headway.probe.nouns import Load
@@ -38,10 +37,12 @@ if TYPE_CHECKING:
 SLOTS, LEAST_RUNS = 8, 6
 #: Clients of the fixed runs, as a share of the seats.
 _FIXED_FRACS = (0.0, 1.0, 0.5, 0.25)
-#: A run at its slot's end waits for nobody: what is in flight is cut off and left out.
+#: A run at its slot's end waits for nobody: what is in flight is cut off, and stays in the run as load without latency.
 _MOST_CLIENTS = 64
 #: Share of a run in which its clients begin, one after the other.
 _RAMP_FRAC = 0.1
+#: Length of the warm-up, as a share of a run: the first steps of each size may compile, or fill caches of kernels.
+_WARM_FRAC = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +85,16 @@ def measure(about: Measuring) -> tuple[list[Sent], list[Run]]:
     """Measure an endpoint, run by run, each chosen by what those before left open.
 
     Raises:
-        EvidenceError: nothing was answered in a run.
+        EvidenceError: nothing was answered in the first run, or somebody stopped it before its end.
         InputError: the address is not allowed, or a load cannot be sent.
     """
     ended_s = time.monotonic() + about.budget_s
     every: list[Sent] = []
     runs: list[Run] = []
+    _warm(about)
     for clients in _fixed(about.seats):
+        if every and _stopped(every):
+            break
         _add(about, Load(name=f"closed {clients}", requests=_alone(about.traffic), concurrency=clients), every, runs)
     while time.monotonic() + about.slot_s <= ended_s and not _stopped(every):
         proposals = next_runs(about, runs, most=1)
@@ -147,15 +151,23 @@ def _stopped(every: list[Sent]) -> bool:
     return every[-1].client.interrupted == "Ctrl-C"
 
 
+def _warm(about: Measuring) -> None:
+    """Send a load of all seats that nobody looks at.
+
+    Raises:
+        EvidenceError: somebody stopped it.
+    """
+    about.progress("warming up", 0, SLOTS)
+    load = Load(name="warm-up", requests=_alone(about.traffic), concurrency=about.seats)
+    if _stopped([_sent(about, load, _WARM_FRAC)]):
+        raise EvidenceError("stopped before anything was measured")
+
+
 def _add(about: Measuring, load: Load, every: list[Sent], runs: list[Run]) -> None:
     """Send a load for the length of a slot and take it in."""
     about.progress(load.name, len(runs), SLOTS)
     shift = len(runs) * 37 % max(len(load.requests), 1)  # other prompts and lengths than the runs before
-    rolled = staggered(_rolled(load, shift), about.slot_s * _RAMP_FRAC)
-    salt = dt.datetime.now(dt.UTC).isoformat()
-    bodies = prompts(about.endpoint, rolled.requests, seed=about.seed, salt=salt, key=about.key)
-    limits = Limits(duration_s=about.slot_s, allow_public=about.allow_public)
-    sent, _ = without_cut_off(send(rolled, about.endpoint, bodies, limits, key=about.key))
+    sent = _sent(about, _rolled(load, shift), 1.0)
     every.append(sent)
     try:
         runs.append(run_of(sent))
@@ -165,6 +177,15 @@ def _add(about: Measuring, load: Load, every: list[Sent], runs: list[Run]) -> No
                 f"fewer than {LEAST_REQUESTS} requests were answered in {about.slot_s:.0f} s; a longer --budget, or "
                 "shorter prompts (--scale-isl), would give more"
             ) from None
+
+
+def _sent(about: Measuring, load: Load, slots: float) -> Sent:
+    """Send a load for so many slots' time."""
+    gently = staggered(load, about.slot_s * slots * _RAMP_FRAC)
+    salt = dt.datetime.now(dt.UTC).isoformat()
+    bodies = prompts(about.endpoint, gently.requests, seed=about.seed, salt=salt, key=about.key)
+    limits = Limits(duration_s=about.slot_s * slots, allow_public=about.allow_public)
+    return send(gently, about.endpoint, bodies, limits, key=about.key)
 
 
 def _rolled(load: Load, shift: int) -> Load:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LEAST_REQUESTS = 5
 #: A closed loop's client sends its next within this share of a median E2E after its last ended, nearly always.
 _PROMPT_FRAC, _CLOSED_FRAC = 0.1, 0.9
+#: Times in files are rounded.
+_CLOCK_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,15 +134,16 @@ def clients_of(run: Run) -> int | None:
     """Return how many clients sent a run, if it looks like a closed loop.
 
     A file does not say so; its times do: with C clients, the k-th request is sent right after the (k − C)-th ended.
+    What was cut off when the run ended never did.
     """
     sends_s, e2e_s = run.requests.arrive_s, _e2e_s(run)
-    ends_s = np.sort(sends_s + e2e_s)
-    ended = np.searchsorted(ends_s, sends_s, side="right")
+    ends_s = np.sort(np.where(np.isfinite(e2e_s), sends_s + e2e_s, np.inf))
+    ended = np.searchsorted(ends_s, sends_s + _CLOCK_S, side="right")
     most = int((np.arange(1, len(run) + 1) - ended).max(initial=0))
-    if run.failed or len(run) < 2 * most + LEAST_REQUESTS:
+    if run.failed > most or len(run) < 2 * most + LEAST_REQUESTS:
         return None
     pauses_s = sends_s[most:] - ends_s[: len(run) - most]
-    prompt = (pauses_s >= 0) & (pauses_s <= _PROMPT_FRAC * float(np.median(e2e_s)))
+    prompt = (pauses_s >= -_CLOCK_S) & (pauses_s <= _PROMPT_FRAC * float(np.nanmedian(e2e_s)))
     return most if float(prompt.mean()) >= _CLOSED_FRAC else None
 
 

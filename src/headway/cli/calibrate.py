@@ -53,6 +53,7 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_server_options
 @click.option("--traffic", "source", metavar="SCENARIO|TRACE", help="Whose lengths to send; a spread if left out.")
 @click.option("--budget", "budget_s", callback=duration, default="5 min", show_default=True, help="When to be done.")
+@click.option("--keep", metavar="DIR", help="Keep the requests of every run there; calibrate fit reads them.")
 @click.option("--scale-isl", "isl_frac", type=float, default=1.0, show_default=True, help="Multiplies prompt lengths.")
 @click.option("--scale-osl", "osl_frac", type=float, default=1.0, show_default=True, help="Multiplies output lengths.")
 @click.option("--key-env", metavar="NAME", help="The environment variable with the API key.")
