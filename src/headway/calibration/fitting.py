@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headway.calibration.parameters import Parameters, parameters
-from headway.calibration.simulated import simulated_run, spread_of, stated_logs
+from headway.calibration.simulated import covariance_of, simulated_run, stated_logs
 from headway.errors import EvidenceError
 from headway.perf.endpoint_steps import step_table
 from headway.types import Replica
@@ -99,8 +99,8 @@ class _Problem:
         """Take the covariance of stated runs' figures at a vector."""
         for k, run in enumerate(self.runs):
             if run.stated is not None:
-                found = spread_of(run, run.stated, self.replica(vector, 0.0))
-                self.roots[k] = np.linalg.cholesky(found.covariance).astype(np.float64)
+                covariance = covariance_of(run, run.stated, self.replica(vector, 0.0))
+                self.roots[k] = np.linalg.cholesky(covariance).astype(np.float64)
 
     def residuals(self, k: int, x: FloatColumn, scatter: tuple[float, float]) -> FloatColumn:
         """Return the residuals of a run, each in its standard deviations, independent of one another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,33 +27,17 @@ def simulated_run(run: Run, replica: Replica) -> tuple[FloatColumn, FloatColumn]
     return first + replica.frontend_s - found.arrive_ps / _PS_PER_S, tpot_s
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Measured figures of a run beside those of its draws: natural logarithms.
+def covariance_of(run: Run, stated: Stated, replica: Replica) -> FloatColumn:
+    """Return how far a stated run's figures may lie from their expectation: covariance of the logarithms.
 
-    Attributes:
-        measured: (figures,)
-        expected: (figures,) the mean over the draws.
-        covariance: (figures, figures) of the difference, if the model is right.
-    """
-
-    measured: FloatColumn
-    expected: FloatColumn
-    covariance: FloatColumn
-
-
-def spread_of(run: Run, stated: Stated, replica: Replica) -> Spread:
-    """Return a stated run's figures as measured and as simulated, and how far apart chance lets them be.
-
-    The draws' covariance is taken half way to its diagonal: a few draws do not tell more of it (Ledoit and Wolf 2004,
-    "A well-conditioned estimator for large-dimensional covariance matrices").
+    That of the draws is taken half way to its diagonal: a few draws do not tell more of it (Ledoit and Wolf 2004, "A
+    well-conditioned estimator for large-dimensional covariance matrices").
     """
     logs = stated_logs(run, stated, replica)
     sampled = np.cov(logs, rowvar=False).reshape(logs.shape[1], logs.shape[1])
     chance = (1 + 1 / len(logs)) * (sampled + np.diag(np.diag(sampled))) / 2
-    coarse = np.diag([figure.log_sd**2 for figure in stated.figures])
-    measured = np.log([figure.value_s for figure in stated.figures])
-    return Spread(measured, logs.mean(axis=0), chance + coarse)
+    found: FloatColumn = chance + np.diag([figure.log_sd**2 for figure in stated.figures])
+    return found
 
 
 def stated_logs(run: Run, stated: Stated, replica: Replica) -> FloatColumn:
