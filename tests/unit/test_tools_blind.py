@@ -1,11 +1,10 @@
-"""The blind test: verdicts, tables, points and glances, without a server."""
+"""The blind test: verdicts, tables and points, without a server."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "blind"))  # tools 
 import blind
 from picture import drawn_figures
 from points import POINTS, Mix, Point, answered_per_s, drawn, load_of
-from speedometer import Speedometer, at_speed, first_core, speedometer
 from verdict import (
     GROWTH,
     SATURATED_FRAC,
@@ -53,10 +51,6 @@ TERMS = StepTerms(
 
 @pytest.fixture
 def calibration() -> EndpointCalibration:
-    return made()
-
-
-def made() -> EndpointCalibration:
     names = term_names(TERMS)
     none = tuple((0.0,) * len(names) for _ in names)
     settings = EngineSettings(
@@ -127,6 +121,12 @@ def test_a_figure_without_a_band_or_a_value_is_missed() -> None:
 @given(st.floats(1e-3, 1e3), st.floats(0.0, 0.099))
 def test_what_is_within_the_target_is_never_missed(measured: float, off: float) -> None:
     assert not figure(predicted=measured * (1 + off), measured=measured, low=0.0, high=0.0).missed
+
+
+def test_a_figure_that_could_not_be_measured_is_the_worst_error() -> None:
+    row = by_figure([figure(predicted=p, measured=m) for p, m in ((1.1, 1.0), (1.0, math.nan), (1.05, 1.0))])[0]
+    assert row[-2:] == ("10.0 %", "–")
+    assert by_figure([figure(predicted=p, measured=1.0) for p in (1.1, 1.2)])[0][-2:] == ("15.0 %", "20.0 %")
 
 
 @given(st.floats(0.1, 5.0), st.floats(0.1, 5.0))
@@ -248,42 +248,6 @@ def test_requests_of_a_point_stay_within_its_mix() -> None:
         assert requests.isl_tokens.min() >= point.mix.isl_tokens[0]
 
 
-# --- the speedometer
-
-
-def test_work_done_in_a_stretch_is_what_its_mean_speed_does(tmp_path: Path) -> None:
-    """Half the time at one speed and half at twice: 1.5 times the work."""
-    lines = [f"{k / 20:.3f} {0.001 if k < 200 else 0.0005:.9f}" for k in range(400)]
-    (tmp_path / "speed").write_text("\n".join(lines) + "\n9")
-    meter = Speedometer(tmp_path / "speed")
-    usual = meter.slowness(0.0, 9.9)
-    assert usual == pytest.approx(math.log(0.001))
-    assert meter.slowness(0.0, 20.0) - usual == pytest.approx(-math.log(1.5), abs=0.01)
-    assert math.isnan(meter.slowness(0.0, 0.5))
-
-
-@pytest.mark.skipif(first_core() is None, reason="processes cannot be kept on a core here")
-def test_the_speedometer_reads_a_core(tmp_path: Path) -> None:
-    begun_s = time.monotonic()
-    with speedometer(tmp_path / "speed") as meter:
-        for _ in range(100):
-            time.sleep(0.1)
-            seen = meter.slowness(begun_s, time.monotonic())
-            if math.isfinite(seen):
-                break
-    assert 1e-5 < math.exp(seen) < 0.1
-
-
-@given(st.floats(-0.5, 0.5))
-def test_another_speed_moves_all_steps_and_not_the_front_end(slower: float) -> None:
-    calibration = made()
-    found = at_speed(calibration, slower).terms
-    for now, then in ((found.decode_s, TERMS.decode_s), (found.mixed_s, TERMS.mixed_s)):
-        assert all(math.isclose(now[at], then[at] * math.exp(slower)) for at in then)
-    assert found.frontend_s == TERMS.frontend_s
-    assert at_speed(calibration, math.nan) == calibration
-
-
 # --- the command
 
 
@@ -297,13 +261,11 @@ def test_the_command_line() -> None:
 def test_everything_is_kept(tmp_path: Path) -> None:
     run = blind.Run(engine="llama", out=tmp_path, budget_s=1, seconds=1)
     (tmp_path / "predictions.json").write_text("[]")
-    verdict, at_first, meanwhile = (Verdict(figures=(figure(predicted=p, measured=1.0),)) for p in (1.0, 1.5, 1.05))
-    blind.kept(run, blind.Outcome(verdict, at_first, meanwhile, [0.9, math.nan, 1.05]))
+    verdict = Verdict(figures=(figure(predicted=1.0, measured=1.0), figure(predicted=1.5, measured=1.0)))
+    blind.kept(run, verdict)
     found = json.loads((tmp_path / "blind.json").read_text())
-    assert (found["within_target"], found["at_first"]["within_target"], found["exit_code"]) == (1, 0, 0)
-    assert found["speeds"] == [0.9, None, 1.05]
+    assert (found["within_target"], found["in_band"], found["of"], found["exit_code"]) == (1, 2, 2, 0)
     assert (tmp_path / "blind.txt").read_text().rstrip().endswith(verdict.last_line)
-    assert "at 90 to 105 % of its speed" in (tmp_path / "blind.txt").read_text()
     assert (tmp_path / "blind.png").exists()
 
 

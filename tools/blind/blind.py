@@ -5,12 +5,8 @@
 A real server with a small real model is started (real_servers.py); `headway calibrate endpoint` measures it within a
 budget of time, with closed loops of a few concurrencies and prompts that share nothing. Then all load points
 (points.py) are drawn and predicted: their very requests, at their very times. The predictions are written to a file and
-its digest is printed before the first of those requests is sent. A core of a shared machine has no constant speed; a
-speedometer on the server's core (speedometer.py) reads it all the time. Just before each point it is predicted once
-more at the speed of the last seconds, written, and its digest printed: that is the prediction that counts. Then the
-point is sent, and what was measured stands beside it. Afterwards, and beside the verdict, it is told how the same
-calibration does at the speed of the calibration itself, and at the speed the core had while the point ran: how much of
-an error is the machine's, and how much the model's.
+its digest is printed before the first of those requests is sent. Then each is sent, and what was measured stands beside
+what was predicted.
 
 The last lines are the table and `N of M within target`; the exit code is 0, or 1 where a target is missed by more than
 the band, 2 where the engine cannot be had or went away.
@@ -21,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import subprocess
 import sys
 import time
@@ -33,7 +28,6 @@ import numpy as np
 from picture import drawn_figures
 from points import POINTS, Point, load_of
 from real_servers import ENVIRONMENTS, UNTOLD, serving
-from speedometer import at_speed, speedometer
 from verdict import COLUMNS, Verdict, aligned, by_figure, figures_of, rows_of
 
 import headway
@@ -57,25 +51,6 @@ ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
 BUDGET_S, SECONDS = 120.0, 27.0
 #: A point that takes so many times as long as its arrivals is given up: what is in flight then counts as failed.
 PATIENCE = 6.0
-#: The present speed is that of so many seconds past.
-LAST_S = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a blind test.
-
-    Attributes:
-        verdict: on the predictions made just before each point: the one that counts.
-        at_first: on those made before any point, at the speed the core had during the calibration.
-        meanwhile: on the same calibration at the speed the core then had while the point ran: known afterwards only.
-        speeds: of the core in each point, as a share of that during the calibration; NaN: unknown.
-    """
-
-    verdict: Verdict
-    at_first: Verdict
-    meanwhile: Verdict
-    speeds: list[float]
 
 
 @dataclass(slots=True)
@@ -102,27 +77,16 @@ class Run:
         if not self.quiet:
             print(f"{time.monotonic() - self.started_s:5.0f} s  {text}", flush=True)
 
-    def of(self, points: Sequence[Point]) -> Outcome:
+    def of(self, points: Sequence[Point]) -> Verdict:
         """Run it."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with serving(self.engine, self.out / "server.log") as url, speedometer(self.out / "speed.txt") as meter:
+        with serving(self.engine, self.out / "server.log") as url:
             self.say(f"{self.engine} serves at {url}")
-            begun_s = time.monotonic()
             calibration = self.calibrated(url)
-            usual = meter.slowness(begun_s, begun_s + self.budget_s)
             loads = [load_of(point, calibration, self.seconds) for point in points]
-            at_first = self.predicted(calibration, loads)
-            before, meanwhile, measured, speeds = [], [], [], []
-            for load in loads:
-                now_s = time.monotonic()
-                before.append(self.predicted_now(calibration, load, meter.slowness(now_s - LAST_S, now_s) - usual))
-                sent_s = time.monotonic()
-                measured.append(self.measured(url, load))
-                slower = meter.slowness(sent_s, time.monotonic()) - usual
-                meanwhile.append(predict(at_speed(calibration, slower), load))
-                speeds.append(math.exp(-slower))
-        verdicts = (_verdict(points, found, measured) for found in (before, at_first, meanwhile))
-        return Outcome(*verdicts, speeds)
+            predictions = self.predicted(calibration, loads)
+            measured = [self.measured(url, load) for load in loads]
+        return _verdict(points, predictions, measured)
 
     def calibrated(self, url: str) -> EndpointCalibration:
         """Calibrate on the server."""
@@ -157,14 +121,6 @@ class Run:
         for load in loads:
             write_trace(load.requests, self._folder(load) / "asked.parquet")
         self.say(f"predicted {len(loads)} load points, none sent yet: sha256 {_digest(text)} of predictions.json")
-        return found
-
-    def predicted_now(self, calibration: EndpointCalibration, load: Load, slower: float) -> Prediction:
-        """Predict a load at the speed the core has now, keep it, and print its digest."""
-        found = predict(at_speed(calibration, slower), load)
-        text = json.dumps(asdict(found), indent=1)
-        (self._folder(load) / "prediction.json").write_text(text)
-        self.say(f"{load.name}, not sent yet: sha256 {_digest(text)[:16]}… of its prediction at the present speed")
         return found
 
     def measured(self, url: str, load: Load) -> dict[str, float]:
@@ -212,52 +168,34 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def document(run: Run, found: Outcome) -> dict[str, Any]:
+def document(run: Run, verdict: Verdict) -> dict[str, Any]:
     """Return everything that came of a run, as plain data."""
     return {
         "engine": run.engine,
         "took_s": round(time.monotonic() - run.started_s, 1),
         "predictions_sha256": _digest((run.out / "predictions.json").read_text()),
-        **_plain(found.verdict),
-        "exit_code": found.verdict.exit_code,
-        "at_first": _plain(found.at_first),
-        "meanwhile": _plain(found.meanwhile),
-        "speeds": [speed if math.isfinite(speed) else None for speed in found.speeds],
-    }
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "within_target": verdict.within,
-        "in_band": verdict.held,
-        "of": len(verdict.figures),
         "figures": [
             asdict(figure) | {"error_frac": figure.error_frac, "verdict": figure.verdict} for figure in verdict.figures
         ],
+        "within_target": verdict.within,
+        "in_band": verdict.held,
+        "of": len(verdict.figures),
+        "exit_code": verdict.exit_code,
     }
 
 
-def kept(run: Run, found: Outcome) -> None:
+def kept(run: Run, verdict: Verdict) -> None:
     """Write table, JSON and picture."""
-    figures = found.verdict.figures
-    (run.out / "blind.json").write_text(json.dumps(document(run, found), indent=1) + "\n")
-    (run.out / "blind.txt").write_text(report(found) + "\n")
-    (run.out / "blind.png").write_bytes(drawn_figures(figures, title=f"{run.engine}: predicted, then measured"))
+    (run.out / "blind.json").write_text(json.dumps(document(run, verdict), indent=1) + "\n")
+    (run.out / "blind.txt").write_text(report(verdict) + "\n")
+    (run.out / "blind.png").write_bytes(drawn_figures(verdict.figures, title=f"{run.engine}: predicted, then measured"))
 
 
-def report(found: Outcome) -> str:
-    """Return the tables and the last lines."""
+def report(verdict: Verdict) -> str:
+    """Return the tables and the last line."""
     columns = ("figure", "points", "within target", "in band", "median error", "largest error", "")
-    summary = aligned([columns, *((*row, "") for row in by_figure(found.verdict.figures))])
-    known = [100 * speed for speed in found.speeds if math.isfinite(speed)]
-    moved = f"{min(known):.0f} to {max(known):.0f} %" if known else "an unknown share"
-    last = (
-        f"the core ran at {moved} of its speed during the calibration",
-        f"predicted at the speed of the calibration: {found.at_first.last_line}",
-        f"at the speed the core had meanwhile, known afterwards only: {found.meanwhile.last_line}",
-        found.verdict.last_line,
-    )
-    return "\n\n".join((summary, aligned([COLUMNS, *rows_of(found.verdict.figures)]), "\n".join(last)))
+    summary = aligned([columns, *((*row, "") for row in by_figure(verdict.figures))])
+    return "\n\n".join((summary, aligned([COLUMNS, *rows_of(verdict.figures)]), verdict.last_line))
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -285,13 +223,13 @@ def main() -> int:
     )
     try:
         ENVIRONMENTS[chosen.engine].install()
-        found = run.of([point for point in POINTS if point.name in chosen.points])
+        verdict = run.of([point for point in POINTS if point.name in chosen.points])
     except (subprocess.CalledProcessError, RuntimeError, headway.HeadwayError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    kept(run, found)
-    print(json.dumps(document(run, found), indent=1) if chosen.json else report(found))
-    return found.verdict.exit_code
+    kept(run, verdict)
+    print(json.dumps(document(run, verdict), indent=1) if chosen.json else report(verdict))
+    return verdict.exit_code
 
 
 if __name__ == "__main__":

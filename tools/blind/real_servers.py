@@ -2,8 +2,7 @@
 
     python tools/blind/real_servers.py llama|vllm   # serve until Ctrl-C or the end of standard input
 
-Both serve SmolLM2-135M-Instruct on one thread, kept on the first core where the system can do that: llama-server the
-4-bit GGUF, vLLM the same weights dequantised to bf16.
+Both serve SmolLM2-135M-Instruct on one thread: llama-server the 4-bit GGUF, vLLM the same weights dequantised to bf16.
 The environments are those of tools/witness (`make witness-llama`, `make witness-vllm`).
 """
 
@@ -20,7 +19,6 @@ sys.path.insert(0, str(WITNESS))
 
 from environments import LLAMA, VLLM, Witness  # noqa: E402  # tools are no package
 from servers import free_port, running, wait_until_ready  # noqa: E402
-from speedometer import first_core, keep_on  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +48,7 @@ VLLM_ARGUMENTS = (
 VLLM_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -76,7 +75,6 @@ def serving(engine: str, log: Path, **settings: Any) -> Iterator[str]:
 def _llama(log: Path, **settings: Any) -> Iterator[str]:
     asked = json.dumps(LLAMA_SETTINGS | settings)
     with running([str(LLAMA.python), str(WITNESS / "serve_llama.py"), asked], log) as process:
-        keep_on(first_core(), process.pid)
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         wait_until_ready(f"{url}/health", process, log, PATIENCE_S)
@@ -90,9 +88,7 @@ def _vllm(log: Path, *arguments: str) -> Iterator[str]:
         *(str(VLLM.python), str(WITNESS / "serve_vllm.py"), "--model", str(VLLM.folder / MODEL)),
         *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), *VLLM_ARGUMENTS, *arguments),
     ]
-    core = first_core()
-    bound = {"VLLM_CPU_OMP_THREADS_BIND": "nobind" if core is None else str(core)}
-    with running(command, log, VLLM_ENVIRONMENT | bound) as process:
+    with running(command, log, VLLM_ENVIRONMENT) as process:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(f"{url}/health", process, log, PATIENCE_S)
         yield url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,15 +140,15 @@ def by_figure(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
     for figure in figures:
         named.setdefault(figure.name, []).append(figure)
     for name, group in named.items():
-        errors = sorted(abs(figure.error_frac) for figure in group)
+        errors = [math.inf if math.isnan(figure.error_frac) else abs(figure.error_frac) for figure in group]
         rows.append(
             (
                 name,
                 str(len(group)),
                 str(sum(figure.within_target for figure in group)),
                 str(sum(figure.within_band for figure in group)),
-                percent(errors[len(errors) // 2], sign=""),
-                percent(errors[-1], sign=""),
+                percent(statistics.median(errors), sign=""),
+                percent(max(errors), sign=""),
             )
         )
     return rows
