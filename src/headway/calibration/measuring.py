@@ -180,12 +180,26 @@ def _add(about: Measuring, load: Load, every: list[Sent], runs: list[Run]) -> No
 
 
 def _sent(about: Measuring, load: Load, slots: float) -> Sent:
-    """Send a load for so many slots' time."""
-    gently = staggered(load, about.slot_s * slots * _RAMP_FRAC)
+    """Send a load for so many slots' time, to a server with nothing left to do.
+
+    What the clock cut off of the load before may still be in a step that nobody can stop: one request is waited for.
+    """
+    one = replace(load, name="drain", requests=_head(load, 1), concurrency=1)
+    _send(about, one, about.slot_s)
+    return _send(about, staggered(load, about.slot_s * slots * _RAMP_FRAC), about.slot_s * slots)
+
+
+def _send(about: Measuring, load: Load, duration_s: float) -> Sent:
     salt = dt.datetime.now(dt.UTC).isoformat()
-    bodies = prompts(about.endpoint, gently.requests, seed=about.seed, salt=salt, key=about.key)
-    limits = Limits(duration_s=about.slot_s * slots, allow_public=about.allow_public)
-    return send(gently, about.endpoint, bodies, limits, key=about.key)
+    bodies = prompts(about.endpoint, load.requests, seed=about.seed, salt=salt, key=about.key)
+    limits = Limits(duration_s=duration_s, allow_public=about.allow_public)
+    return send(load, about.endpoint, bodies, limits, key=about.key)
+
+
+def _head(load: Load, count: int) -> Requests:
+    from headway.workload.selection import take
+
+    return take(load.requests, np.arange(count))
 
 
 def _rolled(load: Load, shift: int) -> Load:
