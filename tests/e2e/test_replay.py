@@ -30,6 +30,8 @@ workload:
 slo: {ttft: {p95: 60 s}, tpot: {p95: 5 s}}
 allow: {accelerators: [l40s]}
 """
+#: Of another machine: its figures are not those of the server here.
+CALIBRATION = str(Path(__file__).parents[2] / "examples" / "calibrations" / "llama-cpu.yaml")
 SESSIONS = """\
 arrive_s,isl_tokens,osl_tokens,session_id,prefix_block_tokens,prefix_ids
 0.0,64,8,0,16,0 1 2 3 4
@@ -102,6 +104,8 @@ def test_a_closed_loop_keeps_its_clients_busy(scenario: str, url: str, capsys: p
     assert 0 <= found["cut_off"] <= 3
     assert found["outcome"]["failed"] == 0 and found["outcome"]["finished"] >= 3
     assert found["server"] is None
+    assert found["client"]["interrupted"] == "", "its time was up: nobody stopped it"
+    assert not [text for text in found["warnings"] if "interrupted" in text]
 
 
 def test_rising_rates_show_the_knee(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,6 +122,8 @@ def test_rising_numbers_of_clients(scenario: str, url: str, capsys: pytest.Captu
     assert [stage["offered"] for stage in found["stages"]] == [1.0, 4.0]
     assert all(stage["requests"] > 0 and stage["failed"] == 0 for stage in found["stages"])
     assert found["knee"]["unit"] == "clients"
+    assert found["client"]["interrupted"] == ""
+    assert not [text for text in found["warnings"] if "interrupted" in text]
 
 
 def test_sessions_find_their_prefixes(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,6 +146,34 @@ def test_other_tools_formats_are_read_back(
     own, other = read_trace("out/requests.parquet"), read_trace(f"out/{file}")
     assert other.format == form
     assert other.requests.osl_tokens.tolist() == own.requests.osl_tokens.tolist()
+
+
+def test_prompts_shorter_than_the_template_are_left_out(
+    scenario: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("short.csv").write_text("arrive_s,isl_tokens,osl_tokens\n0,15,4\n0.1,60,4\n0.2,70,4\n")
+    found = document(capsys, "short.csv", "--url", url, "--api", "chat")
+    assert found["treatments"][0]["rows"] == 1 and "fewer than" in found["treatments"][0]["text"]
+    isl = found["fidelity"]["columns"][1]
+    assert (isl["asked_mean"], isl["sent_mean"]) == (65.0, 65.0)
+    assert found["fidelity"]["cached_frac"] < 1
+    Path("short.csv").write_text("arrive_s,isl_tokens,osl_tokens\n0,5,4\n")
+    assert main(["replay", "short.csv", "--url", url, "--api", "chat"]) == 4
+    assert "--scale-isl" in capsys.readouterr().err
+
+
+def test_a_load_is_predicted_before_it_is_sent(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--requests", "6", "--calibration", CALIBRATION, "--out", "out")
+    said = document(capsys, scenario, "--url", url, *words)["predicted"]
+    assert said["calibration"] == "llama-cpu"
+    names = [one["figure"] for one in said["figures"]]
+    assert names == ["ttft.p50", "ttft.p95", "tpot.p50", "tpot.p95", "e2e.p50", "e2e.p95", "output_tokens_per_s"]
+    for one in said["figures"]:
+        assert one["low"] <= one["predicted"] <= one["high"]
+        assert one["held"] == (one["low"] <= one["measured"] <= one["high"])
+        assert one["error_frac"] == pytest.approx(one["predicted"] / one["measured"] - 1)
+    assert "max_num_seqs 4: calibrated on 8" in said["outside"]
+    assert "Predicted before it was sent" in Path("out/report.html").read_text()
 
 
 def test_lengths_are_scaled_and_said(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +220,15 @@ def test_ctrl_c_keeps_what_there_is(scenario: str, url: str) -> None:
         (["--steps", "2,1", "--step-duration", "1 s"], "rising"),
         (["--concurrency", "2,1", "--step-duration", "1 s"], "rising"),
         (["--concurrency", "2.5"], "--concurrency"),
+        (["--concurrency", "inf"], "--concurrency"),
+        (["--concurrency", "nan"], "--concurrency"),
+        (["--concurrency", "-1", "--duration", "4 s"], "concurrency"),
+        (["--steps", "1,nan", "--step-duration", "1 s"], "--steps"),
+        (["--turnaround", "1 s"], "--concurrency"),
+        (["--calibration", "no-such-one"], "no-such-one"),
+        (["--calibration", CALIBRATION, "--steps", "1,2", "--step-duration", "1 s"], "stages"),
+        (["--calibration", CALIBRATION, "--concurrency", "2", "--duration", "1 s"], "--requests"),
+        (["--calibration", CALIBRATION, "--engine", "vllm"], "llama.cpp"),
         (["--rate", "2 req/s", "--scale", "2"], "one pace"),
         (["--requests", "0"], "requests"),
         (["--format", "aiperf"], "--out"),

@@ -14,7 +14,7 @@ pytest.importorskip("scipy")
 from headway.errors import InputError
 from headway.probe.fidelity import compare
 from headway.types import PrefixRuns, Requests
-from headway.workload import Measured, Trace
+from headway.workload import Measured, Trace, take
 
 WORDS = ("", "timeout", "stopped-early", "not-sent")
 
@@ -111,6 +111,25 @@ def test_answers_that_stop_early_are_off() -> None:
     error = np.full(300, 2)
     found = compare(asked, sent(asked, error=error, output_tokens=np.minimum(asked.osl_tokens, 100)))
     assert off(found.off) == ["osl_tokens"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_times_asked_for_may_come_in_any_order(seed: int) -> None:
+    asked = asked_for(seed)
+    rows = np.random.default_rng(seed).permutation(300)
+    mixed = take(asked, rows)
+    found = compare(mixed, sent(mixed))
+    assert found.same
+    assert found.columns[0].asked_mean == pytest.approx(float(np.diff(asked.arrive_s).mean()))
+
+
+def test_the_share_found_cached_is_of_the_prompts_as_they_were_sent() -> None:
+    asked = dataclasses.replace(asked_for(8), isl_tokens=np.full(300, 15))
+    longer = sent(asked, cached_tokens=np.full(300, 19), input_tokens=np.full(300, 38))
+    assert compare(asked, longer).cached_frac == pytest.approx(0.5)
+    unknown = sent(asked, cached_tokens=np.full(300, 3), input_tokens=np.full(300, -1))
+    assert compare(asked, unknown).cached_frac == pytest.approx(0.2)
 
 
 def test_more_cached_than_shared_is_off_and_less_is_not() -> None:

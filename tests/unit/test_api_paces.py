@@ -27,6 +27,13 @@ from headway.workload.trace import Measured, Trace
         ({"rate_per_s": 0.0}, "rate_per_s"),
         ({"duration_s": float("inf")}, "duration_s"),
         ({"clients": (3, 2), "step_s": 1.0}, "clients"),
+        ({"clients": (-1,), "duration_s": 4.0}, "clients"),
+        ({"clients": (0, 2), "step_s": 1.0}, "clients"),
+        ({"clients": (2,), "turnaround_s": float("nan")}, "turnaround_s"),
+        ({"clients": (2,), "turnaround_s": -1.0}, "turnaround_s"),
+        ({"turnaround_s": 1.0}, "turnaround_s"),
+        ({"rates_per_s": (1.0, float("nan")), "step_s": 1.0}, "rates_per_s"),
+        ({"ramp_per_s": (1.0, float("inf")), "step_s": 1.0}, "ramp_per_s"),
     ],
 )
 def test_a_pace_that_makes_no_sense(given: dict[str, Any], place: str) -> None:

@@ -62,12 +62,26 @@ class Pace:
             raise InputError("steps and ramps take a time", place="step_s", hint="e.g. --step-duration '30 s'")
         if self.step_s is not None and not self.in_stages:
             raise InputError("there are no steps it could be the length of", place="step_s", hint="give the steps")
-        for name in ("step_s", "duration_s", "rate_per_s", "rate_factor"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"expected a number above zero, got {value!r}", place=name)
+        self._check_figures()
         if any(b <= a for a, b in zip(self.clients, self.clients[1:], strict=False)):
             raise InputError("expected rising numbers of clients", place="clients")
+
+    def _check_figures(self) -> None:
+        singles = {name: getattr(self, name) for name in ("step_s", "duration_s", "rate_per_s", "rate_factor")}
+        lists = {"rates_per_s": self.rates_per_s, "ramp_per_s": self.ramp_per_s or ()}
+        given = {name: (value,) for name, value in singles.items() if value is not None} | lists
+        for name, values in given.items():
+            for value in values:
+                if not 0 < value < math.inf:
+                    raise InputError(f"expected a number above zero, got {value!r}", place=name)
+        for count in self.clients:
+            if count < 1:
+                raise InputError(f"expected a concurrency of at least one client, got {count}", place="clients")
+        if not 0 <= self.turnaround_s < math.inf:
+            raise InputError(f"expected a time from 0, got {self.turnaround_s!r}", place="turnaround_s")
+        if self.turnaround_s and not self.closed:
+            hint = "--concurrency says how many clients there are"
+            raise InputError("only clients of a closed loop pause", place="turnaround_s", hint=hint)
 
     @property
     def in_stages(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from headway.errors import EvidenceError
 from headway.probe.knee import closed_knee, measured_of, open_knee, stages, taken, token_times
+from headway.workload import take
 
 if TYPE_CHECKING:
     from headway.api.paces import Pace
@@ -126,7 +127,7 @@ def fidelity_of(sent: Sent, *, closed: bool) -> Fidelity | None:
     sent_s = measured_of(sent.trace).sent_s
     if sent_s is None or not np.isfinite(sent_s).any():
         return None
-    return compare(sent.load.requests, sent.trace, closed=closed)
+    return compare(take(sent.load.requests, sent.rows), sent.trace, closed=closed)
 
 
 def stages_and_knee(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from headway.api.forecasts import Forecast, Foretold
     from headway.api.paces import Pace, Traffic
     from headway.api.replay_figures import ErrorCount, RunSeries, ServerSide
     from headway.probe.client import Progress
@@ -55,8 +56,10 @@ class Replayed:
     missed: Mapping[str, float]  # objectives missed, by value ÷ limit − 1
     completed_per_s: float  # requests answered in full while others were still due, per second
     output_tokens_per_s: float  # received in that time
+    whole: Stage | None  # an open loop as one stage, from its first arrival to its last; None: it is none
+    predicted: Foretold | None  # None: no calibration was given
     errors: tuple[ErrorCount, ...]
-    cut_off: int  # requests of a closed loop in flight when its time was up: left out
+    cut_off: int  # requests of a closed loop in flight when its time was up: left out, no fault of theirs
     unsent: int  # requests whose time never came, because the run ended: left out
     client: ClientReport
     fidelity: Fidelity | None  # None: nothing was sent
@@ -93,6 +96,7 @@ def replay(
     osl_frac: float = 1.0,
     cancel_frac: float = 0.0,
     cancel_after_s: float = 1.0,
+    calibration: str | Path | None = None,
     scrape_interval_s: float | None = 1.0,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
@@ -115,29 +119,37 @@ def replay(
         osl_frac: and those of outputs.
         cancel_frac: share of the clients that hang up,
         cancel_after_s: so long after their request was due.
+        calibration: name or file; by it the load is predicted before anything of it is sent.
         scrape_interval_s: between two looks at the server's metrics; None: nobody looks.
         seed: of everything drawn.
         progress: told how far it is, about twice a second.
 
     Raises:
-        InputError: something given is wrong, nobody answers there, or the address is public and not allowed.
+        InputError: something given is wrong, nobody answers there, the address is public and not allowed, or the
+            calibration is of another engine.
         EvidenceError: no request can be sent.
     """
+    from headway.api.forecasts import calibration_for, forecast
     from headway.api.paces import Pace, traffic_of
     from headway.probe.address import checked_address
     from headway.probe.endpoint import discover
     from headway.probe.limits import Limits
+    from headway.probe.scrape import check_interval
 
     pace, limits = pace or Pace(), limits or Limits()
     live()
+    if scrape_interval_s is not None:
+        check_interval(scrape_interval_s)
     checked_address(url, allow_public=limits.allow_public)
+    known = None if calibration is None else calibration_for(calibration, pace)
     wanted = traffic_of(source, pace, requests=requests, window_s=window_s, seed=seed)
     if cancel_frac:
         wanted = _cancelling(wanted, cancel_frac, cancel_after_s, seed)
     endpoint = discover(url, model=model, key=key, engine=engine, overrides=settings)
-    sendable = _sendable(_rescaled(wanted, isl_frac, osl_frac), endpoint)
+    sendable = _sendable(_rescaled(wanted, isl_frac, osl_frac), endpoint, api, key)
     run = _Run(endpoint, pace, limits, api, key, scrape_interval_s, seed, progress)
-    return _told(sendable, pace, *run.of(sendable))
+    foreseen = None if known is None else forecast(known, run.load(sendable), endpoint)
+    return _told(sendable, pace, *run.of(sendable), foreseen=foreseen)
 
 
 def live() -> None:
@@ -179,17 +191,18 @@ def _rescaled(wanted: Traffic, isl_frac: float, osl_frac: float) -> Traffic:
     return dataclasses.replace(wanted, requests=scaled, treatments=(*wanted.treatments, *done))
 
 
-def _sendable(wanted: Traffic, endpoint: Endpoint) -> Traffic:
+def _sendable(wanted: Traffic, endpoint: Endpoint, api: Literal["completions", "chat"], key: Key | None) -> Traffic:
     """Leave out what the endpoint cannot serve."""
     import numpy as np
 
-    from headway.probe.prompts import fitting
+    from headway.probe.prompts import fitting, least_tokens
     from headway.workload import take
 
-    kept, left_out = fitting(endpoint, wanted.requests)
+    least = least_tokens(endpoint, api=api, key=key)
+    kept, left_out = fitting(endpoint, wanted.requests, least_tokens=least)
     if not kept.any():
         why = "; ".join(str(one) for one in left_out)
-        raise EvidenceError(f"none of the requests can be served there: {why}; --scale-isl makes prompts shorter")
+        raise EvidenceError(f"none of the requests can be served there: {why}; --scale-isl changes their length")
     return dataclasses.replace(
         wanted,
         requests=take(wanted.requests, np.flatnonzero(kept)),
@@ -210,13 +223,22 @@ class _Run:
     seed: int
     progress: Callable[[Progress], None] | None
 
+    def load(self, wanted: Traffic) -> Load:
+        """Return what is sent; of several numbers of clients the first.
+
+        Raises:
+            EvidenceError: nothing.
+        """
+        found = self.pace.load(wanted.name, wanted.requests)
+        if not len(found.requests):
+            raise EvidenceError("no request is due in that time")
+        return found
+
     def of(self, wanted: Traffic) -> tuple[Sent, int, list[tuple[float, float]], tuple[str, ...]]:
         """Send it all: what came of it, how many the end of a closed loop cut off, bounds of stages, warnings."""
         if self.pace.closed and self.pace.in_stages:
             return self._client_steps(wanted)
-        load = self.pace.load(wanted.name, wanted.requests)
-        if not len(load.requests):
-            raise EvidenceError("no request is due in that time")
+        load = self.load(wanted)
         lasts_s = self.pace.duration_s if self.pace.closed else None
         sent, notes = self._sent(load, lasts_s)
         cut_off = 0
@@ -245,8 +267,8 @@ class _Run:
             sent, cut = _without_cut_off(sent)
             cut_off += cut
             runs.append(sent)
-            if sent.client.interrupted and sent.client.duration_s < self.pace.stage_s() * 0.95:
-                break  # somebody stopped it
+            if sent.client.interrupted:
+                break
         one, starts_s = joined(runs)
         ends_s = starts_s + np.minimum([run.client.duration_s for run in runs], self.pace.stage_s())
         return one, cut_off, list(zip(starts_s.tolist(), ends_s.tolist(), strict=True)), notes
@@ -258,11 +280,17 @@ class _Run:
         # prompts of its own for each run, so that it finds nothing of an earlier one in the server's cache
         salt = _now()
         bodies = prompts(self.endpoint, load.requests, api=self.api, seed=self.seed, salt=salt, key=self.key)
-        within = self.limits
-        if lasts_s is not None:
-            within = dataclasses.replace(within, duration_s=min(lasts_s, within.duration_s))
         scrape = self._scraper()
-        sent = send(load, self.endpoint, bodies, within, key=self.key, scrape=scrape, progress=self.progress)
+        sent = send(
+            load,
+            self.endpoint,
+            bodies,
+            self.limits,
+            lasts_s=lasts_s,
+            key=self.key,
+            scrape=scrape,
+            progress=self.progress,
+        )
         problems = tuple(f"Server metrics: {text}." for text in scrape.problems) if scrape else ()
         return sent, (*bodies.notes, *problems)
 
@@ -302,7 +330,14 @@ def _without_cut_off(sent: Sent) -> tuple[Sent, int]:
 
 
 def _told(
-    wanted: Traffic, pace: Pace, sent: Sent, cut_off: int, bounds_s: list[tuple[float, float]], notes: tuple[str, ...]
+    wanted: Traffic,
+    pace: Pace,
+    sent: Sent,
+    cut_off: int,
+    bounds_s: list[tuple[float, float]],
+    notes: tuple[str, ...],
+    *,
+    foreseen: Forecast | None,
 ) -> Replayed:
     from headway.api.replay_figures import (
         errors_of,
@@ -314,6 +349,7 @@ def _told(
         while_offered,
     )
     from headway.metrics import outcome, request_latencies, violations
+    from headway.probe.knee import whole
     from headway.workload import served_of
 
     counted, unsent = scored(sent)
@@ -334,6 +370,8 @@ def _told(
         missed=violations(result.latency, wanted.slo, result.finished / result.arrived if result.arrived else 1.0),
         completed_per_s=completed_per_s,
         output_tokens_per_s=tokens_per_s,
+        whole=None if pace.closed else whole(counted, wanted.slo),
+        predicted=None if foreseen is None else foreseen.beside(sent),
         errors=errors_of(sent.trace),
         cut_off=cut_off,
         unsent=unsent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +55,12 @@ def _pair(text: str, dimension: str, option: str) -> tuple[float, float]:
 
 def _numbers(_context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...]:
     try:
-        return tuple(float(word) for word in text.split(",")) if text else ()
+        found = tuple(float(word) for word in text.split(",")) if text else ()
     except ValueError:
-        raise InputError(f"expected numbers with commas between, got {text!r}", place=option.opts[0]) from None
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"expected numbers with commas between, got {text!r}", place=option.opts[0])
+    return found
 
 
 def _share(_context: click.Context, option: click.Parameter, text: str) -> float:
@@ -99,6 +103,11 @@ _OPTIONS = (
     ),
     click.option("--cancel", callback=_share, default="0 %", show_default=True, help="Share of clients that hang up."),
     click.option("--cancel-after", callback=duration, default="1 s", show_default=True, help="When they do."),
+    click.option(
+        "--calibration",
+        metavar="NAME|FILE",
+        help="Predict the load before it is sent, by this calibration of the server.",
+    ),
     click.option("--timeout", callback=duration, default="10 min", show_default=True, help="For one request."),
     click.option(
         "--stall", callback=duration, default="2 min", show_default=True, help="Without a byte from the server."
@@ -131,6 +140,7 @@ def replay_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "headway replay chat.yaml --url http://127.0.0.1:8000 --out replay",
         "headway replay day.csv --url http://127.0.0.1:8000 --requests 200 --scale 2",
         "headway replay chat.yaml --url http://127.0.0.1:8000 --steps 1,2,4,8 --step-duration '60 s'",
+        "headway replay chat.yaml --url http://127.0.0.1:8000 --calibration mycluster.yaml",
         "headway replay profile:azure-code --url http://127.0.0.1:8000 --concurrency 16 --duration '2 min'",
     )
 )
@@ -166,6 +176,7 @@ def command(source: str, out: str | None, form: str | None, *, as_json: bool, **
             osl_frac=chosen["osl_frac"],
             cancel_frac=chosen["cancel"],
             cancel_after_s=chosen["cancel_after"],
+            calibration=chosen["calibration"],
             scrape_interval_s=chosen["scrape_interval"] if chosen["scrape"] else None,
             seed=chosen["seed"],
             progress=progress,

@@ -21,6 +21,7 @@ from headway.pictures.page import (
 )
 
 if TYPE_CHECKING:
+    from headway.api.forecasts import Foretold, ForetoldFigure
     from headway.api.replays import Replayed
     from headway.probe.knee import Knee, Stage
     from headway.types import FloatColumn, Objective
@@ -35,6 +36,7 @@ def replay_page(found: Replayed) -> Page:
         _objectives(found),
         latency_table(found.outcome, ("ttft", "tpot", "itl", "e2e")),
         Lines(title="In all, measured", lines=_in_all(found)),
+        *((_foretold(found.predicted),) if found.predicted else ()),
         _stages(found),
         _errors(found),
         Lines(title="Client and server", lines=(*_client(found), *_server(found))),
@@ -79,12 +81,16 @@ def _limit(found: Replayed) -> str:
         return f"the client, {seconds(_late_s(found))} late at p99, may have decided them, not the server"
     if found.knee is not None:
         return knee_sentence(found.knee)
-    load = found.load
-    if load.rate_per_s is None or not found.completed_per_s:
+    whole = found.whole
+    if whole is None or whole.delay_growth_frac is None:
         return "the client kept up"
-    if found.completed_per_s < 0.9 * load.rate_per_s:
-        return f"the server fell behind: it completed {found.completed_per_s:.3g} req/s meanwhile; the client kept up"
-    return "server and client kept up"
+    if whole.falls_behind:
+        wait = f"{seconds(whole.delay_growth_frac)} longer for each second they were due later"
+        fell = "fell" if whole.sure else "may have fallen"
+        return f"the server {fell} behind: requests took {wait}; the client kept up"
+    if not whole.keeps_up:
+        return f"the client kept up, {counted(whole.failed, 'request')} failed"
+    return "server and client kept up" if whole.sure else "the client kept up, and the server as far as so few tell"
 
 
 def _late_s(found: Replayed) -> float:
@@ -125,7 +131,10 @@ def _in_all(found: Replayed) -> tuple[str, ...]:
     )
     rest = [
         f"{counted(number, 'request')} {what}"
-        for number, what in ((found.cut_off, "cut off by the end"), (found.unsent, "never due before the end"))
+        for number, what in (
+            (found.cut_off, "in flight when the time was up: left out"),
+            (found.unsent, "never due before the end"),
+        )
         if number
     ]
     offered = "" if load.rate_per_s is None else f" of {load.rate_per_s:.3g} offered"
@@ -133,6 +142,8 @@ def _in_all(found: Replayed) -> tuple[str, ...]:
         f"while requests came: {found.completed_per_s:.3g} req/s completed{offered}, "
         f"{found.output_tokens_per_s:,.4g} output tokens/s received"
     )
+    if found.whole is not None and found.whole.completed_frac is not None:
+        carried += f"; by how E2E grows, {units.show_frac(found.whole.completed_frac, 0)} of the offered is completed"
     lengths = (
         f"mean ISL {load.isl_mean_tokens:,.0f}, OSL {load.osl_mean_tokens:,.0f} tokens; "
         f"{units.show_frac(o.prefix_hit_frac)} of the prompt tokens found in the server's cache"
@@ -144,6 +155,35 @@ def _in_all(found: Replayed) -> tuple[str, ...]:
         *((goodput,) if found.slo.objectives else ()),
         lengths,
         *(str(treatment) for treatment in found.treatments),
+    )
+
+
+# --- predicted before -----------------------------------------------------------------------------------
+
+
+def _foretold(said: Foretold) -> Table:
+    note = f"by {said.calibration} of {said.made}; {said.held} of {len(said.figures)} in their bands"
+    if said.saturated_frac:
+        note += f"; the queue was to grow until the end in {units.show_frac(said.saturated_frac, 0)} of the draws"
+    return Table(
+        title="Predicted before it was sent",
+        columns=("", "predicted", "90 % band", "measured", "error", ""),
+        align="lrrrrl",
+        rows=tuple(map(_foretold_figure, said.figures)),
+        note="; ".join([note, *said.outside]),
+    )
+
+
+def _foretold_figure(figure: ForetoldFigure) -> tuple[str, ...]:
+    metric, _, at = figure.figure.partition(".")
+    show = seconds if at else _number
+    return (
+        f"{metric.upper()} {at}" if at else "output tokens/s",
+        show(figure.predicted),
+        f"{show(figure.low)} to {show(figure.high)}" if math.isfinite(figure.high) else ABSENT,
+        show(figure.measured),
+        f"{100 * figure.error_frac:+.0f} %" if math.isfinite(figure.error_frac) else ABSENT,
+        "in the band" if figure.held else "outside",
     )
 
 

@@ -69,6 +69,7 @@ def send(
     bodies: Bodies,
     limits: Limits | None = None,
     *,
+    lasts_s: float | None = None,
     key: Key | None = None,
     scrape: Scraping | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -80,6 +81,7 @@ def send(
         endpoint: whom to send it to.
         bodies: of its requests.
         limits: budgets, patience, and whether public addresses are allowed; None: the defaults.
+        lasts_s: a closed loop's own length: what is in flight then is cut off (`interrupted`), the run is not.
         key: sent as a bearer token.
         scrape: looks at the server's metrics meanwhile.
         progress: told how far it is.
@@ -87,7 +89,7 @@ def send(
     Raises:
         InputError: an address that is not allowed or has no name; a load that cannot be sent.
     """
-    run = _Run(load, endpoint, bodies, limits or Limits(), key=key, progress=progress)
+    run = _Run(load, endpoint, bodies, limits or Limits(), lasts_s=lasts_s, key=key, progress=progress)
     with _interrupts(run), _quiet_collector():
         asyncio.run(run.all(scrape))
         return run.result()
@@ -103,13 +105,14 @@ class _Run:
         bodies: Bodies,
         limits: Limits,
         *,
+        lasts_s: float | None,
         key: Key | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         check_load(load)
         self.load, self.endpoint, self.bodies, self.limits = load, endpoint, bodies, limits
         self.address = checked_address(endpoint.url, allow_public=limits.allow_public)
-        self.key, self.progress = key, progress
+        self.lasts_s, self.key, self.progress = lasts_s, key, progress
         self.rows = min(len(load.requests), limits.requests)
         self.columns = Columns(load, forced=bodies.forced)
         self.flights: dict[int, Flight] = {}
@@ -138,10 +141,13 @@ class _Run:
                 asyncio.create_task(work) for work in (self.clock.watch(), self._tell(), self.ready.keep_filling())
             ]
             budget = self.loop.call_later(self.limits.duration_s, self.stop, self._time_budget)
+            end = None if self.lasts_s is None else self.loop.call_later(self.lasts_s, self.stop, "")
             try:
                 await self._send_all()
             finally:
                 budget.cancel()
+                if end is not None:
+                    end.cancel()
                 self.end_s, self.cpu_s = self.clock.now_s(), self.clock.cpu_s()
                 for task in around:
                     task.cancel()
@@ -170,7 +176,7 @@ class _Run:
             raise errors.exceptions[0] from None
 
     def stop(self, why: str) -> None:
-        """Send nothing more, and hang up what is in flight; says so once."""
+        """Send nothing more, and hang up what is in flight; says why once, nothing where the load was to end."""
         self.interrupted = why if not self.stopped else self.interrupted
         self.stopped = True
         for task in getattr(self, "senders", ()):
@@ -295,6 +301,8 @@ class _Run:
     def result(self) -> Sent:
         """Return what came of it."""
         trace, rows = self.columns.trace(self.end_s)
+        if self.stopped and not self.interrupted:  # at the end of a closed loop: no fault
+            del self.columns.counts["interrupted"]
         report = client_report(
             self.columns,
             self.clock,

@@ -98,7 +98,8 @@ def compare(asked: Requests, sent: Trace, *, closed: bool = False) -> Fidelity:
     """Compare what was sent with what was asked for.
 
     Of requests of the same number, row i is taken to be what became of request i: those that were not sent are then
-    left out on both sides, and unsent ones are named. Of other numbers, all of either side are compared.
+    left out on both sides, and unsent ones are named. Of other numbers, all of either side are compared. Times of
+    `asked` need not rise: turns of sessions may have overtaken each other.
 
     Args:
         asked: what was asked for.
@@ -155,7 +156,7 @@ def _gaps(
 ) -> list[Difference]:
     sent_s = requests.arrive_s + (0.0 if measured.sent_s is None else measured.sent_s)
     wanted_s = asked.arrive_s[written] if paired else asked.arrive_s
-    gaps_s, real_s = np.diff(wanted_s), np.diff(np.sort(sent_s[written]))
+    gaps_s, real_s = np.diff(np.sort(wanted_s)), np.diff(np.sort(sent_s[written]))
     if not len(gaps_s) or not len(real_s):
         return []
     return [_difference("gap_s", gaps_s, real_s, max(GAPS_OFF_FRAC * float(gaps_s.mean()), GAPS_SAME_S))]
@@ -209,5 +210,7 @@ def _prefixes(requests: Requests, measured: Measured, written: BoolColumn) -> tu
     if measured.cached_tokens is not None:
         known = written & (measured.cached_tokens >= 0)
         if known.any():
-            cached_frac = float(measured.cached_tokens[known].sum() / requests.isl_tokens[known].sum())
+            counted = requests.isl_tokens if measured.input_tokens is None else measured.input_tokens
+            prompt_tokens = np.where(counted >= 0, counted, requests.isl_tokens)
+            cached_frac = float(measured.cached_tokens[known].sum() / prompt_tokens[known].sum())
     return shared_frac, cached_frac

@@ -62,6 +62,11 @@ class Stage:
         """Share of what is offered that is completed."""
         return None if self.delay_growth_frac is None else 1 / (1 + max(self.delay_growth_frac, 0.0))
 
+    @property
+    def falls_behind(self) -> bool:
+        """Whether less is completed than a server does that keeps up; failures are another matter."""
+        return self.completed_frac is not None and self.completed_frac < COMPLETED_FRAC
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knee:
@@ -95,6 +100,15 @@ def stages(trace: Trace, stage: FloatColumn, offered: Sequence[float], bounds_s:
         part = taken(trace, np.flatnonzero(stage == k))
         found.append(_stage(part, offered[k], (start_s, end_s), slo, ended / length_s, received / length_s))
     return found
+
+
+def whole(trace: Trace, slo: Slo) -> Stage | None:
+    """Return an open loop as one stage, from its first arrival to its last; None where all arrive at once."""
+    arrive_s = trace.requests.arrive_s
+    if len(arrive_s) < 2 or arrive_s[-1] <= arrive_s[0]:
+        return None
+    bounds_s, length_s = np.array([[arrive_s[0], arrive_s[-1]]]), float(arrive_s[-1] - arrive_s[0])
+    return stages(trace, np.zeros(len(arrive_s)), [(len(arrive_s) - 1) / length_s], bounds_s, slo)[0]
 
 
 def _stage(

@@ -58,11 +58,6 @@ class Prompts:
     tokenizer: Tokenizer
     continued: BoolColumn  # (n,) whether a later turn of its session follows
 
-    @property
-    def least_tokens(self) -> int:
-        """The shortest prompt that can be made, in tokens: with chat, what the template takes and one word."""
-        return self.frame.tokens + 1
-
     def body(self, row: int, answers: Mapping[int, Answer]) -> bytes:
         """Return the JSON body of a row; `answers`: what the earlier turns of its session were answered."""
         return json.dumps(self._content(row, answers) | self._options(row), separators=(",", ":")).encode()
@@ -176,14 +171,8 @@ def prompts(
     """
     server = Server(endpoint.url, key)
     tokenizer = Tokenizer(server, endpoint)
-    by_ids = endpoint.tokenizer == "ids"
-    words = vocabulary(tokenizer, ids=by_ids and api == "completions")
-    frame: Frame | None = Frame() if by_ids and api == "completions" else None
-    if frame is None and words.exact and api == "chat":
-        frame = chat_frame(tokenizer, words)
-    exact = frame is not None
-    if frame is None:
-        frame = estimated_frame(server, endpoint, words, _PATHS[api])
+    words = vocabulary(tokenizer, ids=_by_ids(endpoint, api))
+    frame, exact = _framed(server, endpoint, tokenizer, words, api)
     forced = output == "forced" and endpoint.engine in _FORCIBLE
     return Prompts(
         path=_PATHS[api],
@@ -200,6 +189,34 @@ def prompts(
     )
 
 
+def _by_ids(endpoint: Endpoint, api: Api) -> bool:
+    return endpoint.tokenizer == "ids" and api == "completions"
+
+
+def _framed(
+    server: Server, endpoint: Endpoint, tokenizer: Tokenizer, words: Vocabulary, api: Api
+) -> tuple[Frame, bool]:
+    """Return what the server puts around the words of a prompt, and whether that is exactly known."""
+    if _by_ids(endpoint, api):
+        return Frame(), True
+    known = chat_frame(tokenizer, words) if words.exact and api == "chat" else None
+    return known or estimated_frame(server, endpoint, words, _PATHS[api]), known is not None
+
+
+def least_tokens(endpoint: Endpoint, *, api: Api, key: Key | None = None) -> int:
+    """Return how long the shortest prompt is that can be made: with chat, what the template takes and one word.
+
+    Raises:
+        InputError: prompts of known length cannot be made for it.
+    """
+    if _by_ids(endpoint, api):
+        return 1
+    server = Server(endpoint.url, key)
+    tokenizer = Tokenizer(server, endpoint)
+    frame, _ = _framed(server, endpoint, tokenizer, vocabulary(tokenizer, ids=False), api)
+    return frame.tokens + 1
+
+
 def fitting(
     endpoint: Endpoint, requests: Requests, *, least_tokens: int = 1
 ) -> tuple[BoolColumn, tuple[Treatment, ...]]:
@@ -208,13 +225,14 @@ def fitting(
     Args:
         endpoint: whom they are for.
         requests: all that are wanted.
-        least_tokens: `Prompts.least_tokens`.
+        least_tokens: the shortest prompt that can be made (`least_tokens`).
 
     Returns:
         (n,) which to send, and what was left out, counted.
     """
     kept = requests.isl_tokens >= least_tokens
-    found = [Treatment(rows=int((~kept).sum()), text=f"left out: a prompt of fewer than {least_tokens} tokens")]
+    short = f"left out: a prompt of fewer than {least_tokens} tokens, the shortest that can be made here"
+    found = [Treatment(rows=int((~kept).sum()), text=short)]
     if endpoint.settings is not None:
         most = endpoint.settings.max_model_len
         fits = requests.isl_tokens + requests.osl_tokens <= most
