@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from headway.errors import EvidenceError
 from headway.probe.knee import closed_knee, measured_of, open_knee, stages, taken, token_times
+from headway.probe.loads import mean_rate_per_s
 from headway.workload import take
 
 if TYPE_CHECKING:
@@ -23,6 +25,20 @@ if TYPE_CHECKING:
 
 #: Samples of the series over time.
 SAMPLES = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSummary:
+    """What was asked for."""
+
+    loop: Literal["open", "closed"]
+    requests: int
+    rate_per_s: float | None  # mean, of an open loop
+    clients: int | None  # of a closed loop, at most
+    turnaround_s: float
+    isl_mean_tokens: float
+    osl_mean_tokens: float
+    sessions: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +160,22 @@ def stages_and_knee(
     if len(found) < 2:
         return tuple(found), None
     return tuple(found), closed_knee(found) if pace.closed else open_knee(found)
+
+
+def summary(sent: Sent, pace: Pace) -> LoadSummary:
+    """Return what was asked for."""
+    asked = sent.load.requests
+    rate_per_s = mean_rate_per_s(asked) if len(asked) > 1 else math.inf
+    return LoadSummary(
+        loop="closed" if pace.closed else "open",
+        requests=len(asked),
+        rate_per_s=None if pace.closed or math.isinf(rate_per_s) else rate_per_s,
+        clients=max(pace.clients) if pace.closed else None,
+        turnaround_s=pace.turnaround_s,
+        isl_mean_tokens=float(asked.isl_tokens.mean()) if len(asked) else 0.0,
+        osl_mean_tokens=float(asked.osl_tokens.mean()) if len(asked) else 0.0,
+        sessions=None if asked.session_id is None else len(set(asked.session_id.tolist())),
+    )
 
 
 # --- over time, and the server's side ------------------------------------------------------------------

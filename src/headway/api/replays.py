@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from headway.api.forecasts import Forecast, Foretold
     from headway.api.paces import Pace, Traffic
-    from headway.api.replay_figures import ErrorCount, RunSeries, ServerSide
+    from headway.api.replay_figures import ErrorCount, LoadSummary, RunSeries, ServerSide
     from headway.probe.client import Progress
     from headway.probe.fidelity import Fidelity
     from headway.probe.keys import Key
@@ -26,20 +25,6 @@ if TYPE_CHECKING:
     from headway.probe.scrape import Scraper
     from headway.types import FloatColumn, Metric, Outcome, Slo
     from headway.workload.trace import Trace, Treatment
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadSummary:
-    """What was asked for."""
-
-    loop: Literal["open", "closed"]
-    requests: int
-    rate_per_s: float | None  # mean, of an open loop
-    clients: int | None  # of a closed loop, at most
-    turnaround_s: float
-    isl_mean_tokens: float
-    osl_mean_tokens: float
-    sessions: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,6 +331,7 @@ def _told(
         series_of,
         server_side,
         stages_and_knee,
+        summary,
         while_offered,
     )
     from headway.metrics import outcome, request_latencies, violations
@@ -362,7 +348,7 @@ def _told(
     return Replayed(
         endpoint=sent.endpoint,
         workload=wanted.name,
-        load=_summary(sent, pace),
+        load=summary(sent, pace),
         treatments=wanted.treatments,
         started=sent.started,
         slo=wanted.slo,
@@ -386,21 +372,4 @@ def _told(
         scrape=sent.scrape,
         latencies_s=request_latencies(counted.requests, became),
         due_s=counted.requests.arrive_s,
-    )
-
-
-def _summary(sent: Sent, pace: Pace) -> LoadSummary:
-    from headway.probe.loads import mean_rate_per_s
-
-    asked = sent.load.requests
-    rate_per_s = mean_rate_per_s(asked) if len(asked) > 1 else math.inf
-    return LoadSummary(
-        loop="closed" if pace.closed else "open",
-        requests=len(asked),
-        rate_per_s=None if pace.closed or math.isinf(rate_per_s) else rate_per_s,
-        clients=max(pace.clients) if pace.closed else None,
-        turnaround_s=pace.turnaround_s,
-        isl_mean_tokens=float(asked.isl_tokens.mean()) if len(asked) else 0.0,
-        osl_mean_tokens=float(asked.osl_tokens.mean()) if len(asked) else 0.0,
-        sessions=None if asked.session_id is None else len(set(asked.session_id.tolist())),
     )
