@@ -41,7 +41,7 @@ class Replayed:
     missed: Mapping[str, float]  # objectives missed, by value ÷ limit − 1
     completed_per_s: float  # requests answered in full while others were still due, per second
     output_tokens_per_s: float  # received in that time
-    whole: Stage | None  # an open loop as one stage, from its first arrival to its last; None: it is none
+    whole: Stage | None  # an open loop as one stage, from first to last arrival; None: a closed one, or all at once
     predicted: Foretold | None  # None: no calibration was given
     errors: tuple[ErrorCount, ...]
     cut_off: int  # requests of a closed loop in flight when its time was up: left out, no fault of theirs
