@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from headway.calibration.choosing import likelier
 from headway.calibration.design import candidates, propose
 from headway.calibration.fitting import Fit, fit
-from headway.calibration.judging import judge
+from headway.calibration.judging import judge, run_figures
 from headway.calibration.parameters import most_in_flight, parameters
 from headway.calibration.predicting import FIGURES, GROWTH, growth_per_s, predict
 from headway.calibration.runs import Run, clients_of, closed
-from headway.calibration.simulated import simulated_run
+from headway.calibration.simulated import simulated_run, simulated_times
 from headway.perf.endpoint import StepTerms
 from headway.perf.endpoint_steps import step_table
 from headway.probe.nouns import Load
@@ -91,10 +91,13 @@ def made(
     """A run of the truth, with noise of 3 % on every latency."""
     nothing = np.zeros(0)
     run = Run(name=name, requests=drawn(seed, 40, rate), ttft_s=nothing, tpot_s=nothing, concurrency=clients)
-    ttft_s, tpot_s = simulated_run(run, replica(TRUTH, engine, speed))
+    sends_s, ttft_s, tpot_s = simulated_times(run, replica(TRUTH, engine, speed))
     rng = np.random.default_rng(seed)
     return replace(
-        run, ttft_s=ttft_s * rng.lognormal(0, 0.03, len(run)), tpot_s=tpot_s * rng.lognormal(0, 0.03, len(run))
+        run,
+        sends_s=sends_s,
+        ttft_s=ttft_s * rng.lognormal(0, 0.03, len(run)),
+        tpot_s=tpot_s * rng.lognormal(0, 0.03, len(run)),
     )
 
 
@@ -148,7 +151,23 @@ def test_what_the_runs_do_not_tell_is_named_and_the_rest_is_surer_than_before(
         assert (name in judged.uncertainty.not_identified) == (after > 0.7 * before)
     assert "decode_s.1" not in judged.uncertainty.not_identified
     assert {run.name for run in judged.runs} == {run.name for run in runs}
-    assert set(judged.bands_frac) == {name for name in FIGURES if name != "output_tokens_per_s"}
+    assert set(judged.bands_frac) == set(judged.uncertainty.misfit_log_sd) == set(FIGURES)
+    assert all(set(run.errors_frac) == set(FIGURES) for run in judged.runs)
+
+
+@pytest.mark.parametrize("clients", [None, 3])
+@given(seed=st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_a_run_has_the_figures_that_are_predicted_of_its_load(clients: int | None, seed: int) -> None:
+    """Rate and latencies of a run are those of `predicting`, so that what one errs by widens the other's band."""
+    requests, one = drawn(seed, 30, None if clients else 0.6), replica(TRUTH, VLLM)
+    empty = Run(name="r", requests=requests, ttft_s=np.zeros(0), tpot_s=np.zeros(0), concurrency=clients)
+    sends_s, ttft_s, tpot_s = simulated_times(empty, one)
+    figures = run_figures(replace(empty, sends_s=sends_s, ttft_s=ttft_s, tpot_s=tpot_s))
+    from headway.calibration.predicting import simulated_figures
+
+    expected = simulated_figures(Load(name="r", requests=requests, concurrency=clients), one)
+    assert figures == {name: pytest.approx(expected[name], rel=1e-6) for name in FIGURES}
 
 
 def test_a_load_it_never_saw_lies_within_the_bands(fitted: tuple[EngineSettings, list[Run], Fit]) -> None:

@@ -110,6 +110,19 @@ def test_a_file_with_requests_is_read_as_such() -> None:
         assert run.sent == 30
 
 
+def test_failures_in_another_tools_file_are_told(tmp_path: Path) -> None:
+    said = json.loads(sample("vllm_bench.json").read_text(encoding="utf-8"))
+    said["errors"] = [f"Traceback (most recent):\n{'x' * 500}" if row < 3 else "" for row in range(30)]
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(said))
+    (run,) = read_runs(path, LONGEST)
+    assert [(len(why), count) for why, count in run.faults.items()] == [(60, 3)]
+    assert (len(run), run.failed) == (30, 3)
+    path.write_text(json.dumps(said | {"errors": ["boom"] * 4 + [""] * 26}))
+    with pytest.raises(EvidenceError, match=r"bench: 4 of 30 requests failed \(4 × boom\)"):
+        read_runs(path, LONGEST)
+
+
 def test_a_summary_of_vllm_bench_is_read_as_such(tmp_path: Path) -> None:
     said = json.loads(sample("vllm_bench.json").read_text(encoding="utf-8"))
     path = tmp_path / "bench.json"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from headway.api.endpoint_checks import about_of, checked_part, kept_folder
 from headway.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Calibrated:
     next_runs: tuple[NextRun, ...]
     async_scheduling: str  # what told it, where the server did not; empty: the server, or whoever calibrates
     granted: tuple[str, ...]  # what was taken for granted of runs that are known in figures alone
+    warnings: tuple[str, ...]  # of the runs: what failed, where the client may have been the limit, what was left out
     interrupted: bool  # somebody stopped measuring; what was measured by then was used
 
 
@@ -88,8 +89,8 @@ def calibrate_endpoint(
         hardware: what the server runs on, by its name in the catalogue or any other.
         source: traffic whose lengths are sent: a scenario, a trace or `profile:NAME`; a spread of lengths if None.
         budget_s: when to be done measuring.
-        keep: a folder for the requests of every run, each a folder that `calibrate_fit` reads; they are not kept if
-            None.
+        keep: a new or empty folder for the requests of every run, each a folder that `calibrate_fit` reads; they are
+            not kept if None.
         model: which of its models; the only one if None.
         engine: where it does not tell.
         settings: of its engine, that it does not tell, by the engine's names.
@@ -105,7 +106,7 @@ def calibrate_endpoint(
 
     Raises:
         InputError: something given is wrong, nobody answers there, or its engine is not known.
-        EvidenceError: too little was answered.
+        EvidenceError: too little was answered, or too much failed.
     """
     from headway.api.replays import live
 
@@ -117,7 +118,8 @@ def calibrate_endpoint(
 
     if not budget_s >= _LEAST_BUDGET_S:
         raise InputError(f"expected at least {_LEAST_BUDGET_S:g} s, got {budget_s:g} s", place="--budget")
-    about = _about(file, name, hardware, tp, weight_dtype, kv_dtype)
+    about = about_of(file, name, hardware, tp, weight_dtype, kv_dtype)
+    kept = None if keep is None else kept_folder(keep)
     checked_address(url, allow_public=allow_public)
     endpoint = discover(url, model=model, key=key, engine=engine, overrides=settings)
     found = _settings_of(endpoint)
@@ -133,13 +135,13 @@ def calibrate_endpoint(
         seed=seed,
         progress=progress,
     )
-    sent, runs = measure(plan)
-    if keep is not None:
-        _keep(Path(keep), sent)
+    taken = measure(plan)
+    if kept is not None:
+        _keep(kept, taken.sent)
     about |= {"engine": found.engine, "engine_version": endpoint.version, "model": _name_of(endpoint.model)}
-    stopped = sent[-1].client.interrupted == "Ctrl-C"
     untold = found.engine == ENGINE and "async_scheduling" in endpoint.assumed
-    return _calibrated(runs, found, blocks, about, file, progress, plan=plan, stopped=stopped, untold=untold)
+    made = _calibrated(taken.runs, found, blocks, about, file, progress, plan=plan, untold=untold)
+    return replace(made, warnings=taken.warnings, interrupted=taken.stopped)
 
 
 def calibrate_fit(
@@ -182,7 +184,7 @@ def calibrate_fit(
 
     Raises:
         InputError: a file cannot be read, or the server is not described well enough.
-        EvidenceError: too few requests were answered, or no window of the metrics had a steady load.
+        EvidenceError: too few requests were answered, too many failed, or no window of the metrics had a steady load.
     """
     from headway.api.replays import live
 
@@ -191,13 +193,14 @@ def calibrate_fit(
     from headway.calibration.evidence import read_runs
     from headway.perf.endpoint_reader import read_calibration
 
+    checked_part(part, osl_tokens)
     known = None if like is None else read_calibration(like)
     found, blocks = _described(known, engine, engine_version, settings)
-    about = _about(
+    about = about_of(
         file,
         name,
         hardware or (known.hardware if known else "unnamed"),
-        tp or (known.tp if known else 1),
+        (known.tp if known else 1) if tp is None else tp,
         weight_dtype or (known.weight_dtype if known else "bf16"),
         kv_dtype or (known.kv_dtype if known else "bf16"),
     )
@@ -208,7 +211,9 @@ def calibrate_fit(
     if not read:
         raise InputError("expected at least one run", place="RUN")
     untold = found.engine == ENGINE and known is None and "async_scheduling" not in settings
-    return _calibrated(read, found, blocks, about, file, progress, untold=untold)
+    made = _calibrated(read, found, blocks, about, file, progress, untold=untold)
+    faults = ((run.name, count, why) for run in read for why, count in run.faults.items())
+    return replace(made, warnings=tuple(f"{name}: {count:,} × {why}" for name, count, why in faults))
 
 
 def _keep(folder: Path, every: list[Sent]) -> None:
@@ -222,23 +227,6 @@ def _keep(folder: Path, every: list[Sent]) -> None:
 
 
 # --- parts of both ---------------------------------------------------------------------------------------
-
-
-def _about(
-    file: str | Path, name: str | None, hardware: str, tp: int, weight_dtype: str, kv_dtype: str
-) -> dict[str, str]:
-    if Path(file).suffix not in (".yaml", ".yml"):
-        raise InputError("expected a file that ends in .yaml", file=file, place="--out")
-    if not Path(file).absolute().parent.is_dir():
-        raise InputError("its folder is not there", file=file, place="--out")
-    return {
-        "name": name or Path(file).stem,
-        "made": dt.datetime.now(dt.UTC).date().isoformat(),
-        "hardware": hardware,
-        "tp": str(tp),
-        "weight_dtype": weight_dtype,
-        "kv_dtype": kv_dtype,
-    }
 
 
 def _name_of(model: str) -> str:
@@ -319,7 +307,6 @@ def _calibrated(
     progress: Callable[[str, int, int], None],
     *,
     plan: object = None,
-    stopped: bool = False,
     untold: bool = False,
 ) -> Calibrated:
     """Fit, judge, write, and say what to run next; `untold`: nobody said whether steps are scheduled asynchronously."""
@@ -353,7 +340,8 @@ def _calibrated(
         next_runs=tuple(map(_told, proposals)),
         async_scheduling=told,
         granted=_granted(runs),
-        interrupted=stopped,
+        warnings=(),
+        interrupted=False,
     )
 
 

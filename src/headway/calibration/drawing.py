@@ -124,6 +124,7 @@ def stated_run(
         turnaround_s=turnaround_s,
         sha256=sha256,
         failed=failed,
+        faults={"failed": failed} if failed else {},
         stated=stated,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from headway.calibration.from_metrics import runs_of_scrape
 from headway.calibration.from_summary import run_of_summary
 from headway.calibration.runs import Run, read_run
+from headway.errors import EvidenceError
 from headway.probe.scrape_files import is_scrape, read_metrics
 from headway.workload.summaries import holds_no_requests, read_summary
 
@@ -31,8 +32,11 @@ def read_runs(
     if file.is_dir():
         whole = file / "requests.parquet"
         file = whole if whole.exists() or not (file / "metrics.parquet").exists() else file / "metrics.parquet"
-    if is_scrape(file):
-        return runs_of_scrape(_name(file), read_metrics(file), max_model_len, _digest(file), osl_tokens=osl_tokens)
+    if file.name == "metrics.parquet" or is_scrape(file):
+        scrape = read_metrics(file)
+        if len(scrape.time_s) < 2:
+            raise EvidenceError(f"{file}: {len(scrape.time_s)} scrape in it; a window of load has two at least")
+        return runs_of_scrape(_name(file), scrape, max_model_len, _digest(file), osl_tokens=osl_tokens)
     if file.suffix != ".parquet" and holds_no_requests(file):
         return [run_of_summary(read_summary(file, part=part), max_model_len, _digest(file))]
     return [read_run(file, part=part)]

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.calibration.drawing import FRACS, LEAST_LOG_SD, METRICS, Arrivals, Lengths, draws_of, stated_run, unsaid
-from headway.calibration.runs import LEAST_REQUESTS, Run, Stated, StatedFigure
+from headway.calibration.runs import LEAST_REQUESTS, MOST_FAILED_FRAC, Run, Stated, StatedFigure
 from headway.errors import EvidenceError, InputError
 
 if TYPE_CHECKING:
     from headway.types import Latency, Metric
     from headway.workload.summary import Summary
 
-#: A summary in which more failed than this share says little of those that did not.
-_MOST_FAILED_FRAC = 0.1
 #: Mean in flight as a share of the cap of an open loop: below the first nobody met it, above the second it ruled.
 _UNMET_FRAC, _RULED_FRAC = 0.6, 0.9
 
@@ -31,7 +29,7 @@ def run_of_summary(summary: Summary, max_model_len: int, sha256: str = "") -> Ru
     answered = summary.requests - summary.failed
     if answered < LEAST_REQUESTS:
         raise EvidenceError(f"{name}: {answered} answered requests; at least {LEAST_REQUESTS} are needed")
-    if summary.failed > _MOST_FAILED_FRAC * summary.requests:
+    if summary.failed > MOST_FAILED_FRAC * summary.requests:
         raise EvidenceError(
             f"{name}: {summary.failed} of {summary.requests} requests failed, and a summary does not say which; "
             "a file with every request would do"

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from headway.calibration.fitting import fit
 from headway.calibration.parameters import most_in_flight
 from headway.calibration.predicting import FIGURES
-from headway.calibration.simulated import simulated_run, stated_logs
+from headway.calibration.simulated import simulated_times, stated_logs
 from headway.perf.endpoint import EndpointCalibration, FittedRun, Uncertainty
 from headway.perf.endpoint_steps import step_table
 from headway.types import Replica
@@ -94,23 +94,32 @@ def run_figures(run: Run) -> dict[str, float]:
     """Return the measured figures of a run, over its answered requests, from the time each was sent."""
     if run.stated is not None:
         return {name: run.stated.figures[k].value_s for k, name in _named(run.stated).items()}
-    return _figures(run, run.ttft_s, run.tpot_s)
+    sends_s = run.requests.arrive_s if run.concurrency is None else run.sends_s
+    return _figures(run, sends_s, run.ttft_s, run.tpot_s)
 
 
 def _simulated(run: Run, replica: Replica) -> dict[str, float]:
     """Return the same figures over the same requests, simulated."""
-    return _figures(run, *simulated_run(run, replica))
-
-
-def _figures(run: Run, ttft_s: FloatColumn, tpot_s: FloatColumn) -> dict[str, float]:
-    """Return the figures of latencies over the requests of a run that were answered."""
-    kept, gaps = np.isfinite(run.ttft_s), run.requests.osl_tokens - 1
-    e2e_s = ttft_s + np.where(gaps > 0, np.nan_to_num(tpot_s) * gaps, 0.0)
-    columns = {"ttft": ttft_s[kept], "tpot": tpot_s[np.isfinite(run.tpot_s)], "e2e": e2e_s[kept]}
-    return {f"{m}.{name}": _rank(column, frac) for m, column in columns.items() for frac, name in _RANKS}
+    return _figures(run, *simulated_times(run, replica))
 
 
 _RANKS = ((0.5, "p50"), (0.95, "p95"))
+_RATE = "output_tokens_per_s"
+
+
+def _figures(run: Run, sends_s: FloatColumn | None, ttft_s: FloatColumn, tpot_s: FloatColumn) -> dict[str, float]:
+    """Return the figures of a run over its requests that were answered; the rate where it is known when it sent them.
+
+    The rate is that of `predicting`: tokens of what was answered, from the first request to the last of these tokens.
+    """
+    kept, gaps = np.isfinite(run.ttft_s), run.requests.osl_tokens - 1
+    e2e_s = ttft_s + np.where(gaps > 0, np.nan_to_num(tpot_s) * gaps, 0.0)
+    columns = {"ttft": ttft_s[kept], "tpot": tpot_s[np.isfinite(run.tpot_s)], "e2e": e2e_s[kept]}
+    found = {f"{m}.{name}": _rank(column, frac) for m, column in columns.items() for frac, name in _RANKS}
+    if sends_s is None or not kept.any():
+        return found
+    span_s = float((sends_s + e2e_s)[kept].max() - sends_s.min())
+    return found | {_RATE: float(run.requests.osl_tokens[kept].sum()) / span_s}
 
 
 def _named(stated: Stated) -> dict[int, str]:
@@ -188,11 +197,15 @@ def _log_ratios(predicted: Mapping[str, float], measured: Mapping[str, float]) -
 
 
 def _misfits(errors: Sequence[Mapping[str, float]], spreads: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the misfit of every figure; a tail that no run stated is no surer than its median."""
+    """Return the misfit of every figure; what no run tells is no surer than what is nearest to it.
+
+    Of a tail that is its median; of the rate, the median E2E: in a closed loop each is the other's inverse, by Little's
+    law.
+    """
     found = {name: _misfit(errors, spreads, name) for name in FIGURES}
     for name in FIGURES:
-        median = found.get(name.replace(".p95", ".p50"), math.nan)
-        found[name] = median if math.isnan(found[name]) else found[name]
+        near = "e2e.p50" if name == _RATE else name.replace(".p95", ".p50")
+        found[name] = found[near] if math.isnan(found[name]) else found[name]
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headway.calibration.design import Proposal, candidates, propose
 from headway.calibration.fitting import fit
-from headway.calibration.runs import LEAST_REQUESTS, run_of
+from headway.calibration.runs import TooFewError, run_of
 from headway.errors import EvidenceError
 from headway.probe.client import send
 from headway.probe.limits import Limits
@@ -39,6 +39,8 @@ SLOTS, LEAST_RUNS = 8, 6
 _FIXED_FRACS = (0.0, 1.0, 0.5, 0.25)
 #: A run at its slot's end waits for nobody: what is in flight is cut off, and stays in the run as load without latency.
 _MOST_CLIENTS = 64
+#: How the client tells of what was in flight at the end of a run.
+_CUT = " × interrupted: "
 #: Share of a run in which its clients begin, one after the other.
 _RAMP_FRAC = 0.1
 #: Length of the warm-up, as a share of a run: the first steps of each size may compile, or fill caches of kernels.
@@ -81,28 +83,47 @@ class Measuring:
         return min(self.endpoint.settings.max_num_seqs, _MOST_CLIENTS)
 
 
-def measure(about: Measuring) -> tuple[list[Sent], list[Run]]:
+@dataclass(slots=True)
+class Taken:
+    """What measuring gave so far: what was sent, the runs that it makes, and why the rest of it makes none."""
+
+    sent: list[Sent] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped the last run: its time was not up."""
+        return bool(self.sent) and _stopped(self.sent[-1])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know: runs that are none, and what went wrong in a run; its end cuts off every one."""
+        told = [f"{sent.load.name}: {text}" for sent in self.sent for text in sent.client.warnings if _CUT not in text]
+        return (*(f"Left out: {text}." for text in self.dropped), *told)
+
+
+def measure(about: Measuring) -> Taken:
     """Measure an endpoint, run by run, each chosen by what those before left open.
 
     Raises:
-        EvidenceError: nothing was answered in the first run, or somebody stopped it before its end.
+        EvidenceError: too little was answered in the first run, or somebody stopped it before its end.
         InputError: the address is not allowed, or a load cannot be sent.
     """
     ended_s = time.monotonic() + about.budget_s
-    every: list[Sent] = []
-    runs: list[Run] = []
+    taken = Taken()
     _warm(about)
     for clients in _fixed(about.seats):
-        if every and _stopped(every):
+        if not taken.stopped:
+            load = Load(name=f"closed {clients}", requests=_alone(about.traffic), concurrency=clients)
+            _add(about, load, taken)
+    while time.monotonic() + about.slot_s <= ended_s and not taken.stopped:
+        proposals = next_runs(about, taken.runs, most=1)
+        if not proposals and len(taken.runs) >= LEAST_RUNS:
             break
-        _add(about, Load(name=f"closed {clients}", requests=_alone(about.traffic), concurrency=clients), every, runs)
-    while time.monotonic() + about.slot_s <= ended_s and not _stopped(every):
-        proposals = next_runs(about, runs, most=1)
-        if not proposals and len(runs) >= LEAST_RUNS:
-            break
-        load = proposals[0].load if proposals else _again(about, len(runs))
-        _add(about, replace(load, name=_name(load, runs)), every, runs)
-    return every, runs
+        load = proposals[0].load if proposals else _again(about, len(taken.runs))
+        _add(about, replace(load, name=_name(load, taken.runs)), taken)
+    return taken
 
 
 def next_runs(about: Measuring, runs: list[Run], *, most: int, found: Fit | None = None) -> list[Proposal]:
@@ -146,9 +167,8 @@ def _alone(requests: Requests) -> Requests:
     return replace(requests, arrive_s=np.zeros(count), prefix=None, session_id=None, abort_s=None)
 
 
-def _stopped(every: list[Sent]) -> bool:
-    """Whether somebody stopped the last run: its time was not up."""
-    return every[-1].client.interrupted == "Ctrl-C"
+def _stopped(sent: Sent) -> bool:
+    return sent.client.interrupted == "Ctrl-C"
 
 
 def _warm(about: Measuring) -> None:
@@ -159,24 +179,23 @@ def _warm(about: Measuring) -> None:
     """
     about.progress("warming up", 0, SLOTS)
     load = Load(name="warm-up", requests=_alone(about.traffic), concurrency=about.seats)
-    if _stopped([_sent(about, load, _WARM_FRAC)]):
+    if _stopped(_sent(about, load, _WARM_FRAC)):
         raise EvidenceError("stopped before anything was measured")
 
 
-def _add(about: Measuring, load: Load, every: list[Sent], runs: list[Run]) -> None:
-    """Send a load for the length of a slot and take it in."""
-    about.progress(load.name, len(runs), SLOTS)
-    shift = len(runs) * 37 % max(len(load.requests), 1)  # other prompts and lengths than the runs before
+def _add(about: Measuring, load: Load, taken: Taken) -> None:
+    """Send a load for the length of a slot and take it in; without a first run there is no point in a second."""
+    about.progress(load.name, len(taken.runs), SLOTS)
+    shift = len(taken.runs) * 37 % max(len(load.requests), 1)  # other prompts and lengths than the runs before
     sent = _sent(about, _rolled(load, shift), 1.0)
-    every.append(sent)
+    taken.sent.append(sent)
     try:
-        runs.append(run_of(sent))
-    except EvidenceError:
-        if not runs:
-            raise EvidenceError(
-                f"fewer than {LEAST_REQUESTS} requests were answered in {about.slot_s:.0f} s; a longer --budget, or "
-                "shorter prompts (--scale-isl), would give more"
-            ) from None
+        taken.runs.append(run_of(sent))
+    except EvidenceError as error:
+        more = f" in {about.slot_s:.0f} s; a longer --budget, or shorter prompts (--scale-isl), would give more"
+        if not taken.runs:
+            raise EvidenceError(f"{error}{more if isinstance(error, TooFewError) else ''}") from None
+        taken.dropped.append(str(error))
 
 
 def _sent(about: Measuring, load: Load, slots: float) -> Sent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,16 +15,40 @@ from headway.workload.readers import read_trace
 from headway.workload.selection import take
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from headway.probe.nouns import Sent
     from headway.types import BoolColumn, FloatColumn, Metric, Requests
     from headway.workload.trace import Trace
 
 #: Fewer answered requests than these say nothing.
 LEAST_REQUESTS = 5
+#: A run in which more failed than this share says little of those that did not.
+MOST_FAILED_FRAC = 0.1
+#: Why a request never was the engine's (codes of `headway.probe.nouns.ERRORS`): it is no load.
+_OUTSIDE = (
+    "refused",
+    "tls",
+    "redirected",
+    "connection",
+    "status-4xx",
+    "status-429",
+    "status-5xx",
+    "status-503",
+    "not-sent",
+)
+#: Nobody failed: the load, or the end of the run, had the client hang up; or it never sent.
+_MEANT = ("interrupted", "cancelled", "not-sent")
+#: Of what another tool says of a failure (vLLM's has the whole traceback) so many characters are told.
+_LONGEST_WORDS = 60
 #: A closed loop's client sends its next within this share of a median E2E after its last ended, nearly always.
 _PROMPT_FRAC, _CLOSED_FRAC = 0.1, 0.9
 #: Times in files are rounded.
 _CLOCK_S = 1e-3
+
+
+class TooFewError(EvidenceError):
+    """A run in which too few requests were answered to say anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +107,9 @@ class Run:
         tpot_s: likewise; NaN too where it had one token.
         started: wall clock, ISO; empty where unknown.
         sha256: of the file; empty where there is none.
-        failed: requests that were not answered in full; they load the model like the others.
+        failed: requests of it that were not answered in full; they load the model like the others.
+        faults: why requests failed, and how many, those left out among them; what was cut off on purpose is none.
+        sends_s: of a closed loop, when each request was sent; None: not known. In an open one `requests` say it.
         stated: of a run known in figures alone, these: it is fitted to them. Its `requests` are then the first draw,
             its latencies those of a typical request, by which nothing is fitted.
     """
@@ -96,6 +123,8 @@ class Run:
     started: str = ""
     sha256: str = ""
     failed: int = 0
+    faults: Mapping[str, int] = field(default_factory=dict)
+    sends_s: FloatColumn | None = field(default=None, repr=False)
     stated: Stated | None = None
 
     def __len__(self) -> int:
@@ -116,7 +145,7 @@ def run_of(sent: Sent) -> Run:
     """Return what was sent as a run to fit to.
 
     Raises:
-        EvidenceError: too few requests were answered.
+        EvidenceError: too few requests were answered, or too many failed.
     """
     load = sent.load
     found = _run(load.name, sent.trace, started=sent.started)
@@ -127,7 +156,7 @@ def closed(run: Run, concurrency: int, turnaround_s: float = 0.0) -> Run:
     """Return the same run as a closed loop: its clients begin when they did, and send again when they are free."""
     sends_s = run.requests.arrive_s
     free = replace(run.requests, arrive_s=np.minimum(sends_s, sends_s[min(concurrency, len(run)) - 1]))
-    return replace(run, requests=free, concurrency=concurrency, turnaround_s=turnaround_s)
+    return replace(run, requests=free, concurrency=concurrency, turnaround_s=turnaround_s, sends_s=sends_s)
 
 
 def clients_of(run: Run) -> int | None:
@@ -162,12 +191,12 @@ def read_run(path: str | Path, *, part: int | None = None) -> Run:
 
     Raises:
         InputError: it cannot be read, or has no latencies.
-        EvidenceError: too few requests were answered.
+        EvidenceError: too few requests were answered, or too many failed.
     """
     file = Path(path)
     if file.is_dir():
         file /= "requests.parquet"
-    trace = read_trace(file, part=part)
+    trace = read_trace(file, part=part, result=True)
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
@@ -179,21 +208,64 @@ def read_run(path: str | Path, *, part: int | None = None) -> Run:
 
 
 def _run(name: str, trace: Trace, *, started: str = "", sha256: str = "") -> Run:
+    """Return a run in the order of sending; what was never sent, or never was the engine's, is left out."""
     measured, requests = trace.measured, trace.requests
     if measured is None or measured.ttft_s is None or measured.e2e_s is None:
         raise InputError("no latencies in it: TTFT and E2E are needed", file=trace.file or name)
-    never = np.full(len(requests), np.nan)
-    sent_s = np.zeros(len(requests)) if measured.sent_s is None else measured.sent_s
-    failed = np.zeros(len(requests), bool) if measured.error is None else measured.error != 0
-    answered = ~failed & np.isfinite(measured.e2e_s) & np.isfinite(measured.ttft_s)
+    why = _why(trace)
+    answered, faults = why == "", _faults(name, why)
     if int(answered.sum()) < LEAST_REQUESTS:
-        raise EvidenceError(f"{name}: {int(answered.sum())} answered requests; at least {LEAST_REQUESTS} are needed")
+        raise TooFewError(f"{name}: {int(answered.sum())} answered requests; at least {LEAST_REQUESTS} are needed")
     counted = _counted(requests, trace, answered)
-    tokens = counted.osl_tokens
+    tokens, never = counted.osl_tokens, np.full(len(requests), np.nan)
+    sent_s = np.zeros(len(requests)) if measured.sent_s is None else measured.sent_s
     ttft_s = np.where(answered, measured.ttft_s - np.nan_to_num(sent_s), never)
     with np.errstate(invalid="ignore", divide="ignore"):
         tpot_s = np.where(answered & (tokens > 1), (measured.e2e_s - measured.ttft_s) / (tokens - 1), never)
-    return _in_order(name, counted, sent_s, ttft_s, tpot_s, started, sha256, int((~answered).sum()))
+    at_s = requests.arrive_s + sent_s
+    index = np.flatnonzero(np.isfinite(at_s) & ~np.isin(why, _OUTSIDE))
+    index = index[np.argsort(at_s[index], kind="stable")]
+    return Run(
+        name=name,
+        requests=replace(take(counted, index), arrive_s=at_s[index] - at_s[index].min()),
+        ttft_s=ttft_s[index],
+        tpot_s=tpot_s[index],
+        started=started,
+        sha256=sha256,
+        failed=int((~answered[index]).sum()),
+        faults=faults,
+    )
+
+
+def _why(trace: Trace) -> np.ndarray:
+    """Return why each request was not answered in full, in the words of the file; empty where it was."""
+    measured = trace.measured
+    assert measured is not None  # asked of no other
+    assert measured.ttft_s is not None
+    assert measured.e2e_s is not None
+    timed = np.isfinite(measured.e2e_s) & np.isfinite(measured.ttft_s)
+    codes = np.zeros(len(timed), np.int64) if measured.error is None else measured.error
+    told = [" ".join(word.split())[:_LONGEST_WORDS] for word in trace.names.get("error", ("",))]
+    words = np.array(told, dtype=object)[codes]
+    found: np.ndarray = np.where((words == "") & ~timed, "no latency", words)
+    return found
+
+
+def _faults(name: str, why: np.ndarray) -> dict[str, int]:
+    """Count why requests failed.
+
+    Raises:
+        EvidenceError: too many did.
+    """
+    counts = Counter(word for word in why.tolist() if word and word not in _MEANT)
+    failed, sent = counts.total(), int((why != "not-sent").sum())
+    if failed > MOST_FAILED_FRAC * sent:
+        told = ", ".join(f"{count} × {word}" for word, count in counts.most_common())
+        raise EvidenceError(
+            f"{name}: {failed} of {sent} requests failed ({told}): more than {100 * MOST_FAILED_FRAC:.0f} %, and the "
+            "others say little of the server"
+        )
+    return dict(counts.most_common())
 
 
 def _counted(requests: Requests, trace: Trace, answered: BoolColumn) -> Requests:
@@ -208,30 +280,4 @@ def _counted(requests: Requests, trace: Trace, answered: BoolColumn) -> Requests
         requests,
         isl_tokens=column(requests.isl_tokens, measured.input_tokens),
         osl_tokens=column(requests.osl_tokens, measured.output_tokens),
-    )
-
-
-def _in_order(
-    name: str,
-    requests: Requests,
-    sent_s: FloatColumn,
-    ttft_s: FloatColumn,
-    tpot_s: FloatColumn,
-    started: str,
-    sha256: str,
-    failed: int,
-) -> Run:
-    """Return the run in the order of sending; what was never sent is left out."""
-    at_s = requests.arrive_s + sent_s
-    index = np.flatnonzero(np.isfinite(at_s))
-    index = index[np.argsort(at_s[index], kind="stable")]
-    moved = replace(take(requests, index), arrive_s=at_s[index] - at_s[index].min())
-    return Run(
-        name=name,
-        requests=moved,
-        ttft_s=ttft_s[index],
-        tpot_s=tpot_s[index],
-        started=started,
-        sha256=sha256,
-        failed=failed,
     )

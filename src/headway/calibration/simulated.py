@@ -18,13 +18,19 @@ _PS_PER_S = 1e12
 
 def simulated_run(run: Run, replica: Replica) -> tuple[FloatColumn, FloatColumn]:
     """Return TTFT and TPOT of every request of a run, simulated, in seconds; NaN where there is none."""
+    return simulated_times(run, replica)[1:]
+
+
+def simulated_times(run: Run, replica: Replica) -> tuple[FloatColumn, FloatColumn, FloatColumn]:
+    """Return when every request of a run is sent, and its TTFT and TPOT, simulated, in seconds."""
     turnaround_s = 0.0 if run.concurrency is None else run.turnaround_s + replica.frontend_s
     found = simulate(run.requests, replica, concurrency=run.concurrency, turnaround_s=turnaround_s)
     first, last = (np.where(t < 0, np.nan, t) / _PS_PER_S for t in (found.first_ps, found.last_ps))
     gaps = run.requests.osl_tokens - 1
     with np.errstate(invalid="ignore", divide="ignore"):
         tpot_s = np.where(gaps > 0, (last - first) / gaps, np.nan)
-    return first + replica.frontend_s - found.arrive_ps / _PS_PER_S, tpot_s
+    sends_s = found.arrive_ps / _PS_PER_S
+    return sends_s, first + replica.frontend_s - sends_s, tpot_s
 
 
 def covariance_of(run: Run, stated: Stated, replica: Replica) -> FloatColumn:

@@ -52,8 +52,10 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("url")
 @_server_options
 @click.option("--traffic", "source", metavar="SCENARIO|TRACE", help="Whose lengths to send; a spread if left out.")
-@click.option("--budget", "budget_s", callback=duration, default="5 min", show_default=True, help="When to be done.")
-@click.option("--keep", metavar="DIR", help="Keep the requests of every run there; calibrate fit reads them.")
+@click.option(
+    "--budget", "budget_s", callback=duration, default="5 min", show_default=True, help="How long to measure."
+)
+@click.option("--keep", metavar="DIR", help="A new folder for the requests of every run; calibrate fit reads them.")
 @click.option("--scale-isl", "isl_frac", type=float, default=1.0, show_default=True, help="Multiplies prompt lengths.")
 @click.option("--scale-osl", "osl_frac", type=float, default=1.0, show_default=True, help="Multiplies output lengths.")
 @click.option("--key-env", metavar="NAME", help="The environment variable with the API key.")
@@ -133,6 +135,7 @@ def calibration_page(found: Calibrated) -> Page:
         known = {**known, "async_scheduling": found.async_scheduling}
     assumed = tuple(f"{name}: {why}" for name, why in known.items())
     parts: tuple[Part, ...] = (
+        *((Lines(title="To be known", lines=_warnings(found)),) if found.warnings else ()),
         _terms(made),
         _left_out(made),
         *((Lines(title="Not told by these runs", lines=untold),) if untold else ()),
@@ -148,6 +151,15 @@ def calibration_page(found: Calibrated) -> Page:
         ),
     )
     return Page(headline=headline, parts=parts)
+
+
+#: Lines of warnings that are shown; the document has all.
+_MOST_WARNINGS = 10
+
+
+def _warnings(found: Calibrated) -> tuple[str, ...]:
+    rest = len(found.warnings) - _MOST_WARNINGS
+    return (*found.warnings[:_MOST_WARNINGS], *((f"{rest} more: --json",) if rest > 0 else ()))
 
 
 def counted(count: int, noun: str) -> str:
@@ -243,7 +255,9 @@ def _next_runs(found: Calibrated) -> Table:
     ),
 )
 @click.option("--out", "file", metavar="FILE", required=True, help="Where the curves go; ends in .json.")
-@click.option("--budget", "budget_s", callback=duration, default="3 min", show_default=True, help="When to be done.")
+@click.option(
+    "--budget", "budget_s", callback=duration, default="3 min", show_default=True, help="How long to measure."
+)
 @click.option("--device", help="cuda or cpu; a GPU where there is one if left out.")
 @click.option("--accelerator", help="Its entry in the catalogue; found by the device's name if left out.")
 @click.option("--gpus", type=int, help="How many reduce together; all there are if left out, 1 for none.")
