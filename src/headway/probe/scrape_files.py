@@ -8,7 +8,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -24,14 +24,19 @@ from headway.workload.readers import look
 from headway.workload.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from headway.probe.keys import Key
     from headway.types import FloatColumn
 
+T = TypeVar("T")
+
 #: Columns of the file; see `scrape.rows_of`.
 SCHEMA = {"time_s": pl.Float64, "signal": pl.String, "le": pl.Float64, "value": pl.Float64, "name": pl.String}
 _PATIENCE_S = 30.0
+#: What an answer of another shape, or with figures beyond all bounds, raises where it is read.
+_NO_SERIES = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
 def write_scrape(scrape: Scrape, path: Path) -> None:
@@ -58,10 +63,7 @@ def read_scrape(path: Path) -> Scrape:
     Raises:
         InputError: it cannot be read, or is another file.
     """
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"not readable as Parquet: {str(error).splitlines()[0]}", file=path) from None
+    frame = _parquet(pl.read_parquet, path)
     if dict(frame.schema) != SCHEMA:
         raise InputError(f"expected the columns {', '.join(SCHEMA)}", file=path, hint="`headway replay` writes it")
     unknown = set(frame["signal"].str.strip_suffix(".sum").unique()) - table().signals.keys()
@@ -82,6 +84,13 @@ def read_scrape(path: Path) -> Scrape:
     )
 
 
+def _parquet(read: Callable[[Path], T], path: Path) -> T:
+    try:
+        return read(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise InputError(f"not readable as Parquet: {str(error).splitlines()[0]}", file=path) from None
+
+
 def is_scrape(path: Path) -> bool:
     """Return whether a file is what `write_scrape` writes, or a saved answer of Prometheus to a query.
 
@@ -90,7 +99,7 @@ def is_scrape(path: Path) -> bool:
     """
     source = Source.open(path)
     if is_parquet(source.head()):
-        return set(pl.read_parquet_schema(path)) == set(SCHEMA)
+        return set(_parquet(pl.read_parquet_schema, path)) == set(SCHEMA)
     return {"status", "data"} <= look(source).keys
 
 
@@ -169,7 +178,10 @@ def from_prometheus(
     query = f'{{__name__=~"{names}"{", " + selector if selector else ""}}}'
     base = checked_address(url, allow_public=allow_public).url
     series = _query_range(base, {"query": query, "start": start_s, "end": end_s, "step": step_s}, key)
-    found = _scrape_of_series(series, start_s, engine)
+    try:
+        found = _scrape_of_series(series, start_s, engine)
+    except _NO_SERIES as error:
+        raise InputError(f"no series of Prometheus: {type(error).__name__}", file=base) from None
     if found is None:
         raise EvidenceError(f"{url} has no metrics of {', '.join(table().engines)} in that time")
     return found
@@ -189,7 +201,7 @@ def read_range(path: Path) -> Scrape:
     try:
         start_s = min((float(one["values"][0][0]) for one in data["result"] if one["values"]), default=0.0)
         found = _scrape_of_series(data["result"], start_s, "")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except _NO_SERIES as error:
         source.fail(f"no series of Prometheus: {type(error).__name__}", "data.result")
     if found is None:
         source.fail(
@@ -214,9 +226,8 @@ def _query_range(base: str, fields: dict[str, Any], key: Key | None) -> list[dic
     body = urllib.parse.urlencode(fields).encode()
     asked = urllib.request.Request(f"{base}/api/v1/query_range", body)  # noqa: S310 - the scheme was checked
     try:
-        found = json.loads(opened(asked, key, _PATIENCE_S))["data"]["result"]
+        return list(json.loads(opened(asked, key, _PATIENCE_S))["data"]["result"])
     except urllib.error.HTTPError as error:
         raise InputError(f"the Prometheus server answers {error.code}", file=base, hint="check the selector") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (*_NO_SERIES, RecursionError) as error:
         raise InputError(f"no Prometheus server answers there: {type(error).__name__}", file=base) from None
-    return list(found)

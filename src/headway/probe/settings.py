@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,17 @@ DEFAULTS = {
 _SWITCHES = {"disable_radix_cache": "enable_prefix_caching", "disable_overlap_schedule": "async_scheduling"}
 
 
+#: setting -> its type; those of one name in several engines have one type
+_KINDS = {
+    entry.name: str(entry.type).removesuffix(" | None")
+    for kind in (EngineSettings, SglangSettings, TensorRtLlmSettings, TgiSettings, LlamaCppSettings)
+    for entry in fields(kind)
+} | {"num_gpu_blocks": "int"}
+#: The least a server may say where that is not 0 (SGLang's chunked_prefill_size: -1 is none).
+_LEAST = dict.fromkeys(("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_gpu_blocks"), 1)
+_LEAST |= {"pipeline_parallel_size": 1, "chunked_prefill_size": -1}
+
+
 @dataclass(slots=True)
 class Ledger:
     """What is known so far: setting -> value, and where it is from."""
@@ -122,6 +133,16 @@ class Ledger:
         for name, value in values.items():
             if value is not None and name not in self.values:
                 self.values[name], self.told[name] = value, route
+
+    def hear(self, route: str, **values: object) -> None:
+        """Note what a server's route says, as far as it is what such a setting may be."""
+        self.tell(route, **{name: _heard(name, value) for name, value in values.items()})
+
+    def hear_words(self, engine: str, route: str, said: Mapping[str, Any]) -> None:
+        """Note what it says in the engine's own names, the last of those that mean the same going first."""
+        for word, name in reversed(DEFAULTS[engine].words.items()):
+            self.hear(route, **{name: said.get(word)})
+        self.hear(route, **{name: said.get(name) for name in _own(engine)})
 
     def assume(self, why: str, **values: object) -> None:
         """Note what nobody said."""
@@ -147,9 +168,8 @@ def read(
     """
     ledger = Ledger()
     for name, value in overrides.items():
-        ledger.tell("given", **{_known(engine, name): _typed(name, value)})
-    length = models.get("max_model_len")
-    ledger.tell("/v1/models", max_model_len=length if isinstance(length, int) else None)
+        ledger.tell("given", **_given(engine, name, value))
+    ledger.hear("/v1/models", max_model_len=models.get("max_model_len"))
     {"vllm": _vllm, "sglang": _sglang, "tgi": _tgi, "llama-cpp": _llama_cpp}.get(engine, _nothing)(
         ledger, server, metrics
     )
@@ -188,7 +208,7 @@ def offline(
         raise InputError(f"there is no engine {engine!r}", place="--engine", hint=nearest(engine, DEFAULTS))
     ledger = Ledger()
     for key, value in overrides.items():
-        ledger.tell("given", **{_known(name, key): _typed(key, value)})
+        ledger.tell("given", **_given(name, key, value))
     blocks = int(ledger.values.pop("num_gpu_blocks", 0))
     if over is not None:
         own = {key: value for key, value in ledger.values.items() if key in _own(name)}
@@ -215,16 +235,23 @@ def _known(engine: str, name: str) -> str:
     return word
 
 
-def _typed(name: str, value: object) -> object:
-    """Return a value given as text as what it means: a number, true or false, or a word."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value.lower())
-        except ValueError:
-            return value
-    if not isinstance(value, (bool, int, float)) or (isinstance(value, (int, float)) and value < 0 and value != -1):
-        raise InputError(f"expected a number, true or false, got {value!r}", place=name)
-    return value
+#: type -> what is expected of a value, in words
+_EXPECTED = {"bool": "true or false", "int": "a whole number of at least {least}", "str": "a word"}
+
+
+def _given(engine: str, name: str, value: object) -> dict[str, object]:
+    """Return what a user says of a setting, text or not, under headway's name and as the type it has.
+
+    Raises:
+        InputError: there is no such setting, or it cannot have this value.
+    """
+    known = _known(engine, name)
+    kind, least = _KINDS[known], _LEAST.get(known, 0)
+    found = _heard(known, str(value).capitalize() if kind == "bool" else value)
+    if found is None:
+        expected = _EXPECTED.get(kind, "a number of at least {least}").format(least=least)
+        raise InputError(f"expected {expected}, got {value!r}", place=f"--set {name}")
+    return {known: found}
 
 
 def _number(version: str, policy: str) -> str:
@@ -236,67 +263,83 @@ def _number(version: str, policy: str) -> str:
 
 
 def _vllm(ledger: Ledger, server: Server, metrics: str) -> None:
+    whole = _mapping(server.told("/server_info?config_format=json").get("vllm_config"))
+    parts = _mapping(whole.get("scheduler_config"))  # a server in development mode tells everything
+    names = ("max_num_seqs", "max_num_batched_tokens", "async_scheduling", "enable_chunked_prefill")
+    more = ("scheduler_reserve_full_isl", "long_prefill_token_threshold")
+    ledger.hear("/server_info", **{name: parts.get(name) for name in (*names, *more)})
+    labels = _cache_labels(metrics)
+    told = ("block_size", "num_gpu_blocks", "enable_prefix_caching", "gpu_memory_utilization")
+    ledger.hear("/metrics", **{name: labels.get(name) for name in told})
+
+
+def _cache_labels(metrics: str) -> Mapping[str, str]:
+    """Return what vLLM says of its cache as labels of a metric; nothing where that line cannot be read."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    whole = server.told("/server_info?config_format=json").get("vllm_config")
-    if isinstance(whole, dict):  # a server in development mode tells everything
-        parts = whole.get("scheduler_config") or {}
-        names = ("max_num_seqs", "max_num_batched_tokens", "async_scheduling", "enable_chunked_prefill")
-        more = ("scheduler_reserve_full_isl", "long_prefill_token_threshold")
-        ledger.tell("/server_info", **{name: parts.get(name) for name in (*names, *more)})
     info = re.search(r"^vllm:cache_config_info\{.*$", metrics, re.MULTILINE)
-    labels: dict[str, str] = {}
-    for family in text_string_to_metric_families(info[0] + "\n") if info else ():
-        labels = dict(family.samples[0].labels)
-    said = {
-        "block_size": _whole(labels.get("block_size")),
-        "num_gpu_blocks": _whole(labels.get("num_gpu_blocks")),
-        "enable_prefix_caching": {"True": True, "False": False}.get(labels.get("enable_prefix_caching", "")),
-        "gpu_memory_utilization": _real(labels.get("gpu_memory_utilization")),
-    }
-    ledger.tell("/metrics", **said)
+    try:
+        return dict(next(text_string_to_metric_families(info[0] + "\n")).samples[0].labels) if info else {}
+    except (ValueError, LookupError, StopIteration):
+        return {}
 
 
 def _sglang(ledger: Ledger, server: Server, metrics: str) -> None:
     del metrics
     route = "/server_info"
     said = server.told(route) or server.told(route := "/get_server_info")
-    states = said.get("internal_states") or [{}]
-    flat = {**(states[0] if isinstance(states[0], dict) else {}), **{k: v for k, v in said.items() if v is not None}}
-    ledger.tell(route, **{to: flat.get(word) for word, to in DEFAULTS["sglang"].words.items()})
-    ledger.tell(route, **{name: flat.get(name) for name in _own("sglang")})
-    ledger.tell(route, max_num_batched_tokens=flat.get("max_prefill_tokens"))
+    states = said.get("internal_states")
+    state = _mapping(states[0]) if isinstance(states, list) and states else {}
+    flat = {**state, **{k: v for k, v in said.items() if v is not None}}
+    ledger.hear_words("sglang", route, flat)
+    ledger.hear(route, max_num_batched_tokens=flat.get("max_prefill_tokens"))
     for switch, name in _SWITCHES.items():
-        if switch in flat:
-            ledger.tell(route, **{name: not flat[switch]})
-    if tokens := flat.get("max_total_num_tokens"):
-        ledger.tell(route, num_gpu_blocks=int(tokens) // int(ledger.values.get("block_size") or 1))
+        if isinstance(off := flat.get(switch), bool):
+            ledger.hear(route, **{name: not off})
+    if tokens := _whole(flat.get("max_total_num_tokens")):
+        ledger.hear(route, num_gpu_blocks=tokens // int(ledger.values.get("block_size") or 1))
 
 
 def _tgi(ledger: Ledger, server: Server, metrics: str) -> None:
     del metrics
     said = server.told("/info")
-    ledger.tell("/info", **{to: said.get(word) for word, to in DEFAULTS["tgi"].words.items()})
-    ledger.tell("/info", **{name: said.get(name) for name in _own("tgi")})
+    ledger.hear_words("tgi", "/info", said)
     # TGI keeps one of its blocks for itself (`TgiSettings`)
-    if tokens := said.get("max_batch_total_tokens"):
-        ledger.tell("/info", num_gpu_blocks=int(tokens) - 1)
+    if tokens := _whole(said.get("max_batch_total_tokens")):
+        ledger.hear("/info", num_gpu_blocks=tokens - 1)
 
 
 def _llama_cpp(ledger: Ledger, server: Server, metrics: str) -> None:
     del metrics
     props = server.told("/props")
-    slots = _whole(props.get("total_slots"))
-    length = _whole((props.get("default_generation_settings") or {}).get("n_ctx"))
-    ledger.tell("/props", max_num_seqs=slots, max_model_len=length)
+    length = _heard("max_model_len", _mapping(props.get("default_generation_settings")).get("n_ctx"))
+    ledger.hear("/props", max_num_seqs=props.get("total_slots"), max_model_len=length)
     ledger.tell("asked for with every request (cache_prompt)", enable_prefix_caching=True)
-    if slots and length:
+    if length and "max_num_seqs" in ledger.values:
         why = "slots × the context of a slot from /props; whether they share one buffer (kv-unified) it does not tell"
         ledger.assume(why, num_gpu_blocks=ledger.values["max_num_seqs"] * length)
 
 
 def _nothing(ledger: Ledger, server: Server, metrics: str) -> None:
     del ledger, server, metrics
+
+
+# --- what a server may say ---------------------------------------------------------------------------------------
+
+
+def _heard(name: str, value: object) -> Any:
+    """Return a value as the setting's type has it, None where the server says something else."""
+    kind, least = _KINDS[name], _LEAST.get(name, 0)
+    if kind == "bool":
+        return {"True": True, "False": False}.get(str(value))
+    if kind == "str":
+        return value if isinstance(value, str) else None
+    number = _whole(value) if kind == "int" else _real(value)
+    return number if number is not None and least <= number < math.inf else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _whole(value: object) -> int | None:
