@@ -11,7 +11,7 @@ import pytest
 
 from headway.calibration.evidence import read_runs
 from headway.calibration.measuring import Taken
-from headway.calibration.runs import TooFewError, read_run, run_of
+from headway.calibration.runs import TooFewError, closed, read_run, run_of
 from headway.errors import EvidenceError, InputError
 from headway.probe.nouns import ERRORS, ClientReport, Endpoint, Load, Scrape, Sent
 from headway.probe.scrape_files import write_scrape
@@ -96,6 +96,21 @@ def test_a_run_that_was_cut_off_is_one() -> None:
         assert run_of(sent(dict.fromkeys(late, word))).faults == {}
     with pytest.raises(TooFewError, match="open: 4 answered requests; at least 5 are needed"):
         run_of(sent(dict.fromkeys(range(4, COUNT), "interrupted")))
+
+
+def test_who_hangs_up_does_so_after_as_long_and_nobody_else_does() -> None:
+    """Simulated at slower terms, a request that was answered is answered too: it has a latency to fit to."""
+    one = sent(dict.fromkeys(range(4), "refused") | {9: "cancelled"})
+    patient = replace(one.trace.requests, abort_s=one.trace.requests.arrive_s + 0.9)
+    run = run_of(replace(one, trace=replace(one.trace, requests=patient)))
+    assert run.requests.abort_s is not None
+    patience_s = run.requests.abort_s - run.requests.arrive_s
+    assert np.flatnonzero(np.isfinite(patience_s)).tolist() == [9 - 4]
+    assert patience_s[5] == pytest.approx(0.9, abs=0.01)
+    loop = closed(run, 2).requests
+    assert loop.abort_s is not None
+    assert loop.arrive_s[5] == loop.arrive_s[1]
+    assert loop.abort_s[4] - loop.arrive_s[5] == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_file_is_read_as_what_was_sent(tmp_path: Path) -> None:

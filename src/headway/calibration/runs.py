@@ -155,7 +155,7 @@ def run_of(sent: Sent) -> Run:
 def closed(run: Run, concurrency: int, turnaround_s: float = 0.0) -> Run:
     """Return the same run as a closed loop: its clients begin when they did, and send again when they are free."""
     sends_s = run.requests.arrive_s
-    free = replace(run.requests, arrive_s=np.minimum(sends_s, sends_s[min(concurrency, len(run)) - 1]))
+    free = _moved(run.requests, np.minimum(sends_s, sends_s[min(concurrency, len(run)) - 1]))
     return replace(run, requests=free, concurrency=concurrency, turnaround_s=turnaround_s, sends_s=sends_s)
 
 
@@ -174,6 +174,12 @@ def clients_of(run: Run) -> int | None:
     pauses_s = sends_s[most:] - ends_s[: len(run) - most]
     prompt = (pauses_s >= -_CLOCK_S) & (pauses_s <= _PROMPT_FRAC * float(np.nanmedian(e2e_s)))
     return most if float(prompt.mean()) >= _CLOSED_FRAC else None
+
+
+def _moved(requests: Requests, arrive_s: FloatColumn) -> Requests:
+    """Return requests at other times, each as patient as it was."""
+    abort_s = None if requests.abort_s is None else requests.abort_s - requests.arrive_s + arrive_s
+    return replace(requests, arrive_s=arrive_s, abort_s=abort_s)
 
 
 def _e2e_s(run: Run) -> FloatColumn:
@@ -227,7 +233,7 @@ def _run(name: str, trace: Trace, *, started: str = "", sha256: str = "") -> Run
     index = index[np.argsort(at_s[index], kind="stable")]
     return Run(
         name=name,
-        requests=replace(take(counted, index), arrive_s=at_s[index] - at_s[index].min()),
+        requests=_moved(take(counted, index), at_s[index] - at_s[index].min()),
         ttft_s=ttft_s[index],
         tpot_s=tpot_s[index],
         started=started,
@@ -269,7 +275,7 @@ def _faults(name: str, why: np.ndarray) -> dict[str, int]:
 
 
 def _counted(requests: Requests, trace: Trace, answered: BoolColumn) -> Requests:
-    """Return the requests with the lengths the server counted, where it did."""
+    """Return the requests with the lengths the server counted, where it did; who was answered did not hang up."""
     measured = trace.measured
     assert measured is not None
 
@@ -280,4 +286,5 @@ def _counted(requests: Requests, trace: Trace, answered: BoolColumn) -> Requests
         requests,
         isl_tokens=column(requests.isl_tokens, measured.input_tokens),
         osl_tokens=column(requests.osl_tokens, measured.output_tokens),
+        abort_s=None if requests.abort_s is None else np.where(answered, np.nan, requests.abort_s),
     )
