@@ -110,7 +110,7 @@ def test_who_hangs_up_does_so_after_as_long_and_nobody_else_does() -> None:
     loop = closed(run, 2).requests
     assert loop.abort_s is not None
     assert loop.arrive_s[5] == loop.arrive_s[1]
-    assert loop.abort_s[4] - loop.arrive_s[5] == pytest.approx(0.9, abs=0.01)
+    assert loop.abort_s[5] - loop.arrive_s[5] == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_file_is_read_as_what_was_sent(tmp_path: Path) -> None:
