@@ -5,9 +5,8 @@
 A real server with a small real model is started (real_servers.py); `headway calibrate endpoint` measures it within a
 budget of time, with closed loops of a few concurrencies and prompts that share nothing. Then all load points
 (points.py) are drawn and predicted: their very requests, at their very times. The predictions are written to a file and
-its digest is printed before the first of those requests is sent. Just before each point it is predicted once more, at
-the speed at which the points before it were seen to run (speed.py), written, and its digest printed: that is the
-prediction that counts. Then the point is sent, and what was measured stands beside both.
+its digest is printed before the first of those requests is sent. Then each is sent, and what was measured stands beside
+what was predicted.
 
 The last lines are the table and `N of M within target`; the exit code is 0, or 1 where a target is missed by more than
 the band, 2 where the engine cannot be had or went away.
@@ -18,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import subprocess
 import sys
 import time
@@ -30,7 +28,6 @@ import numpy as np
 from picture import drawn_figures
 from points import POINTS, Point, load_of
 from real_servers import ENVIRONMENTS, UNTOLD, serving
-from speed import Speed, at_speed, slowness
 from verdict import COLUMNS, Verdict, aligned, by_figure, figures_of, rows_of
 
 import headway
@@ -46,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headway.perf import EndpointCalibration
-    from headway.probe.nouns import Load, Sent
+    from headway.probe.nouns import Load
 
 #: Lengths of the calibration's requests, evenly spread over their logarithms: they cover all points.
 ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
@@ -54,21 +51,6 @@ ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
 BUDGET_S, SECONDS = 120.0, 27.0
 #: A point that takes so many times as long as its arrivals is given up: what is in flight then counts as failed.
 PATIENCE = 6.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a blind test.
-
-    Attributes:
-        verdict: on the predictions made just before each point: the one that counts.
-        at_first: on those made before any point was sent.
-        speeds: of the machine in each point, as a share of that during the calibration.
-    """
-
-    verdict: Verdict
-    at_first: Verdict
-    speeds: list[float]
 
 
 @dataclass(slots=True)
@@ -95,23 +77,16 @@ class Run:
         if not self.quiet:
             print(f"{time.monotonic() - self.started_s:5.0f} s  {text}", flush=True)
 
-    def of(self, points: Sequence[Point]) -> Outcome:
+    def of(self, points: Sequence[Point]) -> Verdict:
         """Run it."""
         self.out.mkdir(parents=True, exist_ok=True)
         with serving(self.engine, self.out / "server.log") as url:
             self.say(f"{self.engine} serves at {url}")
             calibration = self.calibrated(url)
             loads = [load_of(point, calibration, self.seconds) for point in points]
-            at_first = self.predicted(calibration, loads)
-            speed, latest, measured, speeds = Speed.at_first(calibration), [], [], []
-            for load in loads:
-                latest.append(self.predicted_now(at_speed(calibration, speed), load))
-                sent = self.sent(url, load)
-                measured.append(measured_figures(sent))
-                slower = slowness(calibration, sent)
-                speed = speed.after(slower)
-                speeds.append(math.exp(-slower))
-        return Outcome(_verdict(points, latest, measured), _verdict(points, at_first, measured), speeds)
+            predictions = self.predicted(calibration, loads)
+            measured = [self.measured(url, load) for load in loads]
+        return _verdict(points, predictions, measured)
 
     def calibrated(self, url: str) -> EndpointCalibration:
         """Calibrate on the server."""
@@ -148,16 +123,8 @@ class Run:
         self.say(f"predicted {len(loads)} load points, none sent yet: sha256 {_digest(text)} of predictions.json")
         return found
 
-    def predicted_now(self, calibration: EndpointCalibration, load: Load) -> Prediction:
-        """Predict a load at the present speed, keep it, and print its digest."""
-        found = predict(calibration, load)
-        text = json.dumps(asdict(found), indent=1)
-        (self._folder(load) / "prediction.json").write_text(text)
-        self.say(f"{load.name}, not sent yet: sha256 {_digest(text)[:16]}… of its prediction at the present speed")
-        return found
-
-    def sent(self, url: str, load: Load) -> Sent:
-        """Send a load, and keep what came of it."""
+    def measured(self, url: str, load: Load) -> dict[str, float]:
+        """Send a load and return its figures."""
         endpoint = discover(url)
         bodies = prompts(endpoint, load.requests, salt=load.name)
         limits = Limits(duration_s=PATIENCE * max(float(load.requests.arrive_s[-1]), 4 * self.seconds))
@@ -165,7 +132,7 @@ class Run:
         write_trace(sent.trace, self._folder(load) / "requests.parquet")
         took = f"{len(load.requests)} requests in {sent.client.duration_s:.0f} s"
         self.say(f"{load.name}: {took}{'; ' + ' '.join(sent.client.warnings) if sent.client.warnings else ''}")
-        return sent
+        return measured_figures(sent)
 
     def _folder(self, load: Load) -> Path:
         folder = self.out / load.name.replace(" ", "-")
@@ -201,51 +168,34 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def document(run: Run, found: Outcome) -> dict[str, Any]:
+def document(run: Run, verdict: Verdict) -> dict[str, Any]:
     """Return everything that came of a run, as plain data."""
     return {
         "engine": run.engine,
         "took_s": round(time.monotonic() - run.started_s, 1),
-        **_plain(found.verdict),
-        "exit_code": found.verdict.exit_code,
-        "at_first": {
-            "predictions_sha256": _digest((run.out / "predictions.json").read_text()),
-            **_plain(found.at_first),
-        },
-        "speeds": found.speeds,
-    }
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "within_target": verdict.within,
-        "in_band": verdict.held,
-        "of": len(verdict.figures),
+        "predictions_sha256": _digest((run.out / "predictions.json").read_text()),
         "figures": [
             asdict(figure) | {"error_frac": figure.error_frac, "verdict": figure.verdict} for figure in verdict.figures
         ],
+        "within_target": verdict.within,
+        "in_band": verdict.held,
+        "of": len(verdict.figures),
+        "exit_code": verdict.exit_code,
     }
 
 
-def kept(run: Run, found: Outcome) -> None:
+def kept(run: Run, verdict: Verdict) -> None:
     """Write table, JSON and picture."""
-    figures = found.verdict.figures
-    (run.out / "blind.json").write_text(json.dumps(document(run, found), indent=1) + "\n")
-    (run.out / "blind.txt").write_text(report(found) + "\n")
-    (run.out / "blind.png").write_bytes(drawn_figures(figures, title=f"{run.engine}: predicted, then measured"))
+    (run.out / "blind.json").write_text(json.dumps(document(run, verdict), indent=1) + "\n")
+    (run.out / "blind.txt").write_text(report(verdict) + "\n")
+    (run.out / "blind.png").write_bytes(drawn_figures(verdict.figures, title=f"{run.engine}: predicted, then measured"))
 
 
-def report(found: Outcome) -> str:
-    """Return the tables and the last lines."""
+def report(verdict: Verdict) -> str:
+    """Return the tables and the last line."""
     columns = ("figure", "points", "within target", "in band", "median error", "largest error", "")
-    summary = aligned([columns, *((*row, "") for row in by_figure(found.verdict.figures))])
-    slowest, fastest = (100 * speed for speed in (min(found.speeds), max(found.speeds)))
-    last = (
-        f"the points ran at {slowest:.0f} to {fastest:.0f} % of the machine's speed during the calibration",
-        f"as predicted before any point was sent: {found.at_first.last_line}",
-        found.verdict.last_line,
-    )
-    return "\n\n".join((summary, aligned([COLUMNS, *rows_of(found.verdict.figures)]), "\n".join(last)))
+    summary = aligned([columns, *((*row, "") for row in by_figure(verdict.figures))])
+    return "\n\n".join((summary, aligned([COLUMNS, *rows_of(verdict.figures)]), verdict.last_line))
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -273,13 +223,13 @@ def main() -> int:
     )
     try:
         ENVIRONMENTS[chosen.engine].install()
-        found = run.of([point for point in POINTS if point.name in chosen.points])
+        verdict = run.of([point for point in POINTS if point.name in chosen.points])
     except (subprocess.CalledProcessError, RuntimeError, headway.HeadwayError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    kept(run, found)
-    print(json.dumps(document(run, found), indent=1) if chosen.json else report(found))
-    return found.verdict.exit_code
+    kept(run, verdict)
+    print(json.dumps(document(run, verdict), indent=1) if chosen.json else report(verdict))
+    return verdict.exit_code
 
 
 if __name__ == "__main__":
