@@ -182,7 +182,7 @@ def _foretold_figure(figure: ForetoldFigure) -> tuple[str, ...]:
         show(figure.predicted),
         f"{show(figure.low)} to {show(figure.high)}" if math.isfinite(figure.high) else ABSENT,
         show(figure.measured),
-        f"{100 * figure.error_frac:+.0f} %" if math.isfinite(figure.error_frac) else ABSENT,
+        f"{round(100 * figure.error_frac):+d} %" if math.isfinite(figure.error_frac) else ABSENT,
         "in the band" if figure.held else "outside",
     )
 

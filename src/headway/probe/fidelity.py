@@ -125,7 +125,7 @@ def compare(asked: Requests, sent: Trace, *, closed: bool = False) -> Fidelity:
     if cached_frac is not None and cached_frac > (shared_frac or 0.0) + CACHED_OFF_FRAC:
         off.append(
             f"prefixes: {cached_frac:.1%} of the prompt tokens were cached, {shared_frac or 0.0:.1%} are shared by "
-            "what was asked for: the server had them from before, or the prompts are more alike"
+            "what was asked for: the server had them from before, or the prompts are more alike, as by a chat template"
         )
     return Fidelity(
         asked=len(asked),
