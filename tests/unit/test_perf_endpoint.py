@@ -22,7 +22,9 @@ from headway.planner.study import Study
 from headway.scenario import read_scenario
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SAMPLE = EXAMPLES / "calibrations" / "llama-cpu.yaml"
+#: A calibration with round figures, made up; a scenario with it, and its prices.
+DATA = Path(__file__).parents[1] / "data" / "calibrated"
+SAMPLE = DATA / "calibrations" / "llama-cpu.yaml"
 
 
 # --- by name --------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def test_a_triangle_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pool_takes_table_blocks_front_end_and_bands_from_it() -> None:
-    scenario = read_scenario(EXAMPLES / "calibrated.yaml")
+    scenario = read_scenario(DATA / "calibrated.yaml")
     known = read_calibration(SAMPLE)
     pool = build_pool(Choice(), catalog=scenario.catalog, scenario=scenario)
     one = replica(pool)
@@ -128,13 +130,13 @@ def test_a_pool_takes_table_blocks_front_end_and_bands_from_it() -> None:
     ],
 )
 def test_what_was_not_measured_is_refused(choice: Choice, message: str) -> None:
-    scenario = read_scenario(EXAMPLES / "calibrated.yaml")
+    scenario = read_scenario(DATA / "calibrated.yaml")
     with pytest.raises(InputError, match=message):
         build_pool(choice, catalog=scenario.catalog, scenario=scenario)
 
 
 def test_an_estimate_of_operators_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["estimate", str(EXAMPLES / "calibrated.yaml"), "--calibration", str(SAMPLE)]) == 2
+    assert main(["estimate", str(DATA / "calibrated.yaml"), "--calibration", str(SAMPLE)]) == 2
     said = capsys.readouterr().err
     assert "has no operators to show" in said and "headway simulate" in said
 
@@ -145,7 +147,7 @@ def test_a_scenario_of_another_model_is_refused() -> None:
 
 
 def test_hardware_that_no_catalogue_knows_claims_no_peaks() -> None:
-    box = read_scenario(EXAMPLES / "calibrated.yaml").allow.accelerators[0]
+    box = read_scenario(DATA / "calibrated.yaml").allow.accelerators[0]
     assert box.name == "cpu-1-thread"
     assert not box.peak_flops_per_s
     with pytest.raises(InputError, match="unknown accelerator"):
@@ -156,8 +158,8 @@ def test_a_simulation_says_where_it_left_what_was_measured(tmp_path: Path) -> No
     known = read_calibration(SAMPLE)
     path = tmp_path / "short.yaml"
     write_calibration(path, dataclasses.replace(known, valid={**known.valid, "context": (1.0, 200.0)}))
-    inside = api.simulate(EXAMPLES / "calibrated.yaml", replicas=30, requests=500)
-    beyond = api.simulate(EXAMPLES / "calibrated.yaml", Choice(calibration=str(path)), replicas=30, requests=500)
+    inside = api.simulate(DATA / "calibrated.yaml", replicas=30, requests=500)
+    beyond = api.simulate(DATA / "calibrated.yaml", Choice(calibration=str(path)), replicas=30, requests=500)
     assert not [one for one in inside.beyond if "context" in one]
     assert any("tokens of context: the calibration llama-cpu saw 1 to 200" in one for one in beyond.beyond)
     assert inside.outcome.latency["ttft"].at(0.5) == beyond.outcome.latency["ttft"].at(0.5)
@@ -171,8 +173,8 @@ def test_how_many_boxes(tmp_path: Path) -> None:
     slower = {at: 2 * seconds for at, seconds in known.terms.mixed_s.items()}
     path = tmp_path / "slow.yaml"
     write_calibration(path, dataclasses.replace(known, terms=dataclasses.replace(known.terms, mixed_s=slower)))
-    found = api.plan(EXAMPLES / "calibrated.yaml")
-    slow = api.plan(EXAMPLES / "calibrated.yaml", calibration=str(path))
+    found = api.plan(DATA / "calibrated.yaml")
+    slow = api.plan(DATA / "calibrated.yaml", calibration=str(path))
     assert found.chosen.deployment.pools[0].calibration == str(SAMPLE)
     assert slow.chosen.deployment.gpus > 1.5 * found.chosen.deployment.gpus
     said = {one.name: one for one in found.assumptions}
@@ -188,8 +190,8 @@ def test_how_many_boxes(tmp_path: Path) -> None:
 
 
 def test_settings_beyond_what_was_measured_are_refused_and_counted(tmp_path: Path) -> None:
-    text = (EXAMPLES / "calibrated.yaml").read_text(encoding="utf-8")
-    shutil.copytree(EXAMPLES / "calibrations", tmp_path / "calibrations")
+    text = (DATA / "calibrated.yaml").read_text(encoding="utf-8")
+    shutil.copytree(DATA / "calibrations", tmp_path / "calibrations")
     path = tmp_path / "wide.yaml"
     path.write_text(text.replace("allow:\n", "allow:\n  max_num_seqs: [4, 8, 64]\n"), encoding="utf-8")
     found = api.plan(path)
@@ -205,7 +207,7 @@ def test_what_was_measured_replaces_the_physics_of_the_same_deployment_alone(tmp
     terms = dataclasses.replace(known.terms, mixed_s=quick)
     on = {"engine": "vllm", "hardware": "l40s", "weight_dtype": "bf16", "settings": settings, "terms": terms}
     write_calibration(path, dataclasses.replace(known, **on))
-    text = (EXAMPLES / "calibrated.yaml").read_text(encoding="utf-8")
+    text = (DATA / "calibrated.yaml").read_text(encoding="utf-8")
     mixed = text.replace("[cpu-1-thread]", "[l40s]\n  precisions: [bf16, fp8]").replace(
         "file: calibrations/prices.csv, ", ""
     )
