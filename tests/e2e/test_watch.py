@@ -148,7 +148,7 @@ def test_it_holds_until_the_server_is_slowed(tmp_path: Path, capsys: pytest.Capt
         with traffic(url):
             time.sleep(1)
             code = main([*watch, "--windows", "3", "--json"])
-            windows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+            *windows, _ = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
             assert [window["state"] for window in windows] == ["holds"] * 3, windows
             assert code == 0
             assert windows[0]["traffic"]["requests"] == pytest.approx(PER_S * WINDOW_S, abs=8)
@@ -160,6 +160,22 @@ def test_it_holds_until_the_server_is_slowed(tmp_path: Path, capsys: pytest.Capt
     assert "slower than calibrated" in said
     again = ["headway", "calibrate", "endpoint", url, "--out", "this-machine-again.yaml"]
     assert f"recalibrate: {' '.join(again)} --name this-machine --hardware cpu --weights int4\n" in said
+
+
+def test_a_server_that_goes_down_is_noted_and_watched_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, window_s = tmp_path / "log", 1.0
+    with running([str(LLAMA.python), str(HERE / "serve_llama.py"), json.dumps(SETTINGS)], log) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        wait_until_ready(f"{url}/health", process, log, patience_s=60)
+        write_calibration(tmp_path / "here.yaml", calibration(measured(url)))
+        watch = ["watch", "--calibration", str(tmp_path / "here.yaml"), "--url", url, "--osl", str(OUT), "--json"]
+        threading.Timer(1.5 * window_s, process.kill).start()
+        assert main([*watch, "--window", f"{window_s} s", "--windows", "4"]) == 0
+    *windows, whole = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert whole["schema"] == "watch/1" and len(windows) == 4
+    assert "too few to judge" in windows[0]["note"]
+    assert all("does not answer" in window["note"] for window in windows[2:])
 
 
 def test_the_wrong_calibration_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

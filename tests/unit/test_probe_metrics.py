@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from headway.api import watch
+from headway.api import replay, watch
 from headway.errors import EvidenceError, InputError
+from headway.probe import scrape_files
 from headway.probe.nouns import Scrape
 from headway.probe.observed import beside_client, increase, observed, restarted_s
 from headway.probe.scrape import Scraper, scrape_of
@@ -236,3 +238,30 @@ def test_public_addresses_are_not_asked_without_the_flag(monkeypatch: pytest.Mon
     for where in ({"url": "http://8.8.8.8"}, {"prometheus": "http://8.8.8.8"}):
         with pytest.raises(InputError, match="--allow-public"):
             watch("no matter", **where)
+
+
+@pytest.mark.parametrize("interval_s", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_interval_in_which_nobody_can_look_is_refused_first(interval_s: float) -> None:
+    with pytest.raises(InputError, match="above 0"):
+        Scraper("http://127.0.0.1:9", interval_s=interval_s)
+    with pytest.raises(InputError, match="scrape interval"):
+        replay("no-such.csv", "http://127.0.0.1:9", scrape_interval_s=interval_s)
+
+
+BAD = [5, {"data": {"result": 5}}, {"data": {"result": [5]}}, {"data": {"result": [{"metric": {"a": "b"}}]}}]
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_a_prometheus_server_that_says_something_else_is_refused(said: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrape_files, "opened", lambda *_what: json.dumps(said).encode())
+    with pytest.raises(InputError, match="Prometheus"):
+        from_prometheus("http://127.0.0.1:9", 0.0, 60.0, 5.0)
+
+
+def test_what_is_no_number_is_absent() -> None:
+    bucket = "vllm:time_to_first_token_seconds_bucket"
+    counts = [Sample(bucket, {"le": le}, n) for le, n in (("1", 2.0), ("x", 3.0), ("+Inf", 4.0))]
+    reading = reading_of([*counts, Sample("vllm:num_requests_running", {}, float("nan"))], "vllm")
+    assert "running" not in reading.values
+    assert reading.histograms["ttft_s"].bounds.tolist() == [1.0]
+    assert "ttft_s" not in reading_of([*counts[:2], Sample(bucket, {"le": "+Inf"}, float("inf"))], "vllm").histograms

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import functools
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from headway.errors import EvidenceError, InputError
+from headway.errors import EvidenceError, HeadwayError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ class WatchedWindow:
 
     Attributes:
         began: UTC.
-        traffic: None where the window said nothing; why stands in `note`.
+        traffic: None where the window said nothing, or could not be seen; why stands in `note`.
         figures: by name: seconds, and requests in flight.
         state: `holds`, `drifting`, `drifted since HH:MM:SS`.
         part: which part of the model it looks like.
@@ -84,11 +85,14 @@ def watch(
     osl_tokens: float | None = None,
     tolerance_frac: float = 0.1,
     windows_per_false_alarm: float = 1000.0,
+    must_decide: bool = False,
     key: Key | None = None,
     allow_public: bool = False,
     told: Callable[[WatchedWindow], None] = lambda _window: None,
 ) -> Watch:
     """Compare a server's own metrics, window by window, with what its calibration expects.
+
+    What goes wrong in the first window is an error; later it is the note of that window, and the next one follows.
 
     Args:
         calibration: its name or file.
@@ -100,13 +104,14 @@ def watch(
         osl_tokens: mean output length, for llama-server, which counts no requests.
         tolerance_frac: a figure off by less is in order.
         windows_per_false_alarm: on average, at least.
+        must_decide: whether so few windows that none could raise the alarm are refused.
         key: sent as a bearer token.
         allow_public: whether an address that is neither loopback nor private may be asked.
         told: each window as it ends.
 
     Raises:
-        InputError: no calibration, not exactly one of `url` and `prometheus`, an argument out of range, or an
-            address that is not allowed.
+        InputError: no calibration, not exactly one of `url` and `prometheus`, an argument out of range, an address
+            that is not allowed, metrics of another engine, or no Prometheus server answers there.
         EvidenceError: the server has no metrics of an engine.
     """
     from headway.api.replays import live
@@ -118,18 +123,20 @@ def watch(
 
     if (url is None) == (prometheus is None):
         raise InputError("say where the metrics are: exactly one of url and prometheus", place="url")
-    for name, value in (("window", window_s), ("tolerance", tolerance_frac), ("false alarm", windows_per_false_alarm)):
-        if not value > 0:
-            raise InputError(f"expected a number above 0, got {value:g}", place=name)
+    _check_above_0(window=window_s, tolerance=tolerance_frac, false_alarm=windows_per_false_alarm)
+    _check_1_at_least(windows=windows, osl=osl_tokens)
+    if must_decide:
+        _check_deciding(windows, windows_per_false_alarm)
     look = functools.partial(_asked, str(prometheus), selector) if url is None else functools.partial(_live, url)
     checked_address(str(prometheus if url is None else url), allow_public=allow_public)
     known = read_calibration(calibration)
     detector, seen = Detector(tolerance_frac, windows_per_false_alarm), list[WatchedWindow]()
+    watcher = _Watcher(
+        functools.partial(look, window_s, key, allow_public=allow_public), known, detector, osl_tokens, window_s
+    )
     try:
         while windows is None or len(seen) < windows:
-            began = dt.datetime.now(dt.UTC).strftime("%H:%M:%S")
-            scrape = look(window_s, key, allow_public=allow_public)
-            seen.append(_judged(scrape, known, detector, began, osl_tokens, seed=len(seen)))
+            seen.append(watcher.window(len(seen)))
             told(seen[-1])
     except KeyboardInterrupt:
         pass
@@ -137,38 +144,91 @@ def watch(
     return Watch(calibration=known.name, drifted=drifted, windows=tuple(seen), assumed=ASSUMED, known=known)
 
 
-def _judged(
-    scrape: Scrape,
-    known: EndpointCalibration,
-    detector: Detector,
-    began: str,
-    osl_tokens: float | None,
-    *,
-    seed: int,
-) -> WatchedWindow:
-    """Hold a window against the calibration."""
-    from headway.calibration.watching import LEAST_REQUESTS, expect, traffic_of
-    from headway.probe.observed import observed
+def _check_above_0(**given: float) -> None:
+    for name, value in given.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"expected a number above 0, got {value:g}", place=name.replace("_", " "))
 
-    traffic: Traffic | None = None
-    figures: Mapping[str, Expectation] = {}
-    note = ""
-    try:
-        seen = observed(scrape)
-    except EvidenceError as error:
-        note = str(error)
-    else:
-        found = traffic_of(seen, osl_tokens)
+
+def _check_1_at_least(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is not None and not 1 <= value < math.inf:
+            raise InputError(f"expected a number of 1 at least, got {value:g}", place=name)
+
+
+def _check_deciding(windows: int | None, windows_per_false_alarm: float) -> None:
+    """Refuse so few windows that none could raise the alarm."""
+    from headway.calibration.watching import deciding_windows
+
+    least = deciding_windows(windows_per_false_alarm)
+    if windows is not None and windows < least:
+        raise InputError(
+            f"{windows} decide nothing: with a false alarm in {windows_per_false_alarm:g} windows, {least} are needed",
+            place="windows",
+            hint="--windows 5 --check" if least <= 5 else f"--windows {least} --check",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Watcher:
+    """Takes window after window."""
+
+    look: Callable[[], Scrape]  # takes as long as a window
+    known: EndpointCalibration
+    detector: Detector
+    osl_tokens: float | None
+    window_s: float
+
+    def window(self, number: int) -> WatchedWindow:
+        """Look for the length of a window; what goes wrong in any but the first is its note."""
+        began, start_s = dt.datetime.now(dt.UTC).strftime("%H:%M:%S"), time.perf_counter()
+        traffic: Traffic | None = None
+        figures: Mapping[str, Expectation] = {}
+        try:
+            traffic, figures, note = self._judged(self.look(), began, seed=1000 * number)
+        except HeadwayError as error:
+            if not number:
+                raise
+            note = str(error)
+            time.sleep(max(self.window_s - (time.perf_counter() - start_s), 0.0))
+        state, part = self.detector.state, self.detector.part
+        return WatchedWindow(began=began, traffic=traffic, figures=figures, state=state, part=part, note=note)
+
+    def _judged(
+        self, scrape: Scrape, began: str, *, seed: int
+    ) -> tuple[Traffic | None, Mapping[str, Expectation], str]:
+        """Hold a window against the calibration: its traffic and figures, or none and why."""
+        from headway.calibration.watching import LEAST_REQUESTS, expect, measured_of, traffic_of
+        from headway.probe.observed import observed
+
+        _check_engine(scrape, self.known)
+        try:
+            seen = observed(scrape)
+        except EvidenceError as error:
+            return None, {}, str(error)
+        found = traffic_of(seen, self.osl_tokens)
         if seen.restarted_s:
-            note = "the server was restarted within the window: left out"
-        elif found.requests < LEAST_REQUESTS or not found.ended:
-            note = f"{found.requests} requests came, {found.ended} ended: too few to judge"
-        else:
-            traffic, figures = found, expect(known, seen, found, seed=1000 * seed)
-            detector.take(figures, began)
-    return WatchedWindow(
-        began=began, traffic=traffic, figures=figures, state=detector.state, part=detector.part, note=note
-    )
+            return None, {}, "the server was restarted within the window: left out"
+        if found.requests < LEAST_REQUESTS or not found.ended:
+            return None, {}, f"{found.requests} requests came, {found.ended} ended: too few to judge"
+        figures = expect(self.known, seen, found, seed=seed)
+        self.detector.take(figures, began)
+        missing = sorted(measured_of(seen, found).keys() - figures.keys())
+        return found, figures, f"not every simulation of such traffic has {', '.join(missing)}" if missing else ""
+
+
+def _check_engine(scrape: Scrape, known: EndpointCalibration) -> None:
+    """Refuse the metrics of an engine the calibration is not of."""
+    from headway.probe.settings import DEFAULTS
+    from headway.probe.signals import engine_of_names
+
+    found = engine_of_names(scrape.names.values())
+    if found and DEFAULTS[found].policy != known.settings.engine:
+        raise InputError(
+            f"these are the metrics of {DEFAULTS[found].policy}, and {known.name!r} is of {known.settings.engine}",
+            place="calibration",
+            hint="name the calibration of this server, or pick the server with a selector",
+        )
 
 
 def _live(url: str, window_s: float, key: Key | None, *, allow_public: bool) -> Scrape:

@@ -141,7 +141,7 @@ def measured_of(seen: Observed, traffic: Traffic) -> dict[str, float]:
         found["itl"] = seen.increases["decode_busy_s"] / gaps
     if "running" in seen.means and "e2e" not in found:
         found["in_flight"] = seen.means["running"] + seen.means.get("waiting", 0.0)
-    return {name: value for name, value in found.items() if value > 0}
+    return {name: value for name, value in found.items() if 0 < value < math.inf}
 
 
 # --- what the calibration expects ------------------------------------------------------------------------------------
@@ -150,14 +150,20 @@ def measured_of(seen: Observed, traffic: Traffic) -> dict[str, float]:
 def expect(
     calibration: EndpointCalibration, seen: Observed, traffic: Traffic, *, seed: int = 0
 ) -> dict[str, Expectation]:
-    """Return each of the window's figures beside what the calibration expects of such traffic."""
+    """Return the window's figures beside what the calibration expects of such traffic.
+
+    A figure that some simulated draw has not (gaps between tokens, where hardly an answer has two) is left out.
+    """
     measured = measured_of(seen, traffic)
     base = replica_of(calibration)
     sampled = [_simulated(base, traffic, seen, seed + 1 + draw) for draw in range(DRAWS)]
     drawn = [_simulated(one, traffic, seen, seed) for one in _replicas(calibration, seed)]
     found = {}
     for name, value in measured.items():
-        logs, moved = (np.log([figures[name] for figures in runs]) for runs in (sampled, drawn))
+        values, others = (np.array([figures[name] for figures in runs]) for runs in (sampled, drawn))
+        if not all((part > 0).all() and np.isfinite(part).all() for part in (values, others)):
+            continue
+        logs, moved = np.log(values), np.log(others)
         middle, sampling_sd, terms_sd = float(logs.mean()), max(float(logs.std(ddof=1)), LEAST_SD), float(moved.std())
         reach = _BAND_SD * math.hypot(sampling_sd, terms_sd)
         found[name] = Expectation(
@@ -237,6 +243,20 @@ def drawn_lengths(spread: Distribution | None, mean: float, n: int, chance: np.r
 # --- the rule --------------------------------------------------------------------------------------------------------
 
 
+def _e_value(z: float) -> float:
+    """Return the mean over the tilts of exp(l z − l²/2): of a standard normal, its expectation is 1."""
+    return float(np.exp(_TILTS * z - _TILTS**2 / 2).mean())
+
+
+def deciding_windows(windows_per_false_alarm: float) -> int:
+    """Return how many windows it takes to raise the alarm, at the fewest.
+
+    Every figure is then off by as much as counts in every window: half of the evidence, that of the one direction,
+    grows by the largest e-value each time, and the other half is next to nothing.
+    """
+    return max(math.ceil(math.log(2 * windows_per_false_alarm) / math.log(_e_value(_CLIP))), 1)
+
+
 @dataclass(slots=True)
 class Detector:
     """Takes in window after window and says whether the calibration holds.
@@ -264,7 +284,7 @@ class Detector:
                 before = self.evidence.get((name, way), 0.0)
                 if before <= 1.0:
                     self.since[name, way] = began
-                self.evidence[name, way] = max(before, 1.0) * float(np.exp(_TILTS * z - _TILTS**2 / 2).mean())
+                self.evidence[name, way] = max(before, 1.0) * _e_value(z)
         if not self.drifted and self.level >= self.windows_per_false_alarm:
             self.drifted = self.since[self.worst]
 

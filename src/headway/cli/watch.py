@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from headway.cli.common import duration, emit, examples, key_of
+from headway.errors import InputError
 
 if TYPE_CHECKING:
-    from headway.api.watches import WatchedWindow
+    from headway.api.watches import Watch, WatchedWindow
     from headway.perf.endpoint import EndpointCalibration
 
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     "watch",
     epilog=examples(
         "headway watch --calibration my-gpu --url http://127.0.0.1:8000",
-        "headway watch --calibration my-gpu --prometheus http://127.0.0.1:9090 --selector 'job=\"llm\"' --once --check",
+        "headway watch --calibration my-gpu --prometheus http://127.0.0.1:9090 --selector 'job=\"llm\"'",
+        "headway watch --calibration my-gpu --url http://127.0.0.1:8000 --windows 5 --check",
     ),
 )
 @click.option("--calibration", required=True, metavar="NAME|FILE", help="What the server is held to.")
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--key-file", metavar="FILE", help="The file with the API key.")
 @click.option("--allow-public", is_flag=True, help="Allow an address that is neither loopback nor private.")
 @click.option("--check", is_flag=True, help="Exit with 1 where the calibration has drifted.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document per window, one a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines: one per window, then all of it.")
 def command(
     calibration: str,
     url: str | None,
@@ -71,6 +73,8 @@ def command(
     """
     from headway.api import watch
 
+    if once and windows is not None:
+        raise InputError("--once is one window", place="--windows", hint="give one of the two")
     found = watch(
         calibration,
         url=url,
@@ -81,11 +85,14 @@ def command(
         osl_tokens=osl_tokens,
         tolerance_frac=tolerance_frac,
         windows_per_false_alarm=windows_per_false_alarm,
+        must_decide=check,
         key=key_of(key_env, key_file),
         allow_public=allow_public,
-        told=_as_json if as_json else lambda window: emit(_line(window)),
+        told=lambda window: emit(_json("watch window", window) if as_json else _line(window)),
     )
-    if found.drifted and not as_json:
+    if as_json:
+        emit(_json("watch", found))
+    elif found.drifted:
         words = recalibrating(found.known, url, key_env, key_file, allow_public=allow_public)
         emit(f"recalibrate: {shlex.join(words)}\n")
     if found.drifted and check:
@@ -111,10 +118,11 @@ def recalibrating(
     return ["headway", "calibrate", "endpoint", url or "URL", "--out", file, *options, *public]
 
 
-def _as_json(window: WatchedWindow) -> None:
+def _json(verb: str, found: WatchedWindow | Watch) -> str:
+    """Return a document as one line."""
     from headway.api.documents import document
 
-    emit(json.dumps(document("watch window", window)) + "\n")
+    return json.dumps(document(verb, found), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _line(window: WatchedWindow) -> str:
@@ -132,4 +140,5 @@ def _line(window: WatchedWindow) -> str:
             f"    {name:<9} measured {one.measured * factor:.4g}{unit}, expected {one.expected * factor:.4g}{unit} "
             f"(90 %: {low:.4g} to {high:.4g}), {one.measured / one.expected - 1:+.0%}"
         )
+    lines += [f"    {window.note}"] if window.note else []
     return "\n".join(lines) + "\n"

@@ -66,6 +66,14 @@ class Server:
         """
         return _object(self.get(route))
 
+    def needed(self, route: str) -> dict[str, Any]:
+        """Return the JSON object of a route that every server has, empty where this one has it not.
+
+        Raises:
+            InputError: nobody answers, another address is pointed to, or the server cannot answer now.
+        """
+        return _object(self._ask(urllib.request.Request(self.url + route), needed=True))  # noqa: S310 - as above
+
     def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         """Return the JSON object a body is answered with, empty where it is refused.
 
@@ -75,13 +83,16 @@ class Server:
         data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
         return _object(self._ask(urllib.request.Request(self.url + route, data, kind)))  # noqa: S310 - as above
 
-    def _ask(self, request: urllib.request.Request) -> str | None:
+    def _ask(self, request: urllib.request.Request, *, needed: bool = False) -> str | None:
         try:
             return str(opened(request, self.key, PATIENCE_S).decode("utf-8", errors="replace"))
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
                 hint = "give an API key" if self.key is None else f"the key of {self.key.source} is refused"
                 raise InputError(f"refuses to answer ({error.code})", file=self.url, hint=hint) from None
+            if needed and error.code >= 500:
+                hint = "still loading?" if error.code == 503 else "look at what the server logs"
+                raise InputError(f"answers {error.code}", file=request.full_url, hint=hint) from None
             return None
 
 
@@ -131,7 +142,7 @@ def _unanswered(url: str, error: Exception) -> NoReturn:
 def _object(page: str | None) -> dict[str, Any]:
     try:
         found = json.loads(page or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):  # also one nested without end
         return {}
     return found if isinstance(found, dict) else {}
 

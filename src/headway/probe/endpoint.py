@@ -41,8 +41,8 @@ def discover(
         overrides: settings it does not tell, by headway's or the engine's names; they go before what it tells.
 
     Raises:
-        InputError: nobody answers, it is no OpenAI-compatible server, there is no such model, or there are several and
-            none was named; an unknown engine or setting.
+        InputError: nobody answers, it is no OpenAI-compatible server or still loads, there is no such model, or there
+            are several and none was named; an unknown engine or setting.
     """
     server = Server(base_of(url)[0], key)
     if engine is not None and engine not in DEFAULTS:
@@ -69,8 +69,9 @@ def discover(
 
 
 def _model(server: Server, wanted: str | None) -> dict[str, Any]:
-    data = server.told("/v1/models").get("data")
-    known = {str(item["id"]): item for item in data if isinstance(item, dict) and "id" in item} if data else {}
+    data = server.needed("/v1/models").get("data")
+    listed = data if isinstance(data, list) else []
+    known = {str(item["id"]): item for item in listed if isinstance(item, dict) and "id" in item}
     if not known:
         hint = "give the address of an OpenAI-compatible server"
         raise InputError("there is no model at /v1/models", file=server.url, hint=hint)
@@ -101,7 +102,8 @@ def _version(engine: str, server: Server) -> str:
         "tgi": ("/info", "version"),
         "sglang": ("/get_server_info", "version"),
     }.get(engine, ("/version", "version"))
-    return str(server.told(route).get(name, ""))
+    said = server.told(route).get(name)
+    return said if isinstance(said, str) else ""
 
 
 def _tokenizer(engine: str) -> Literal["ids", "tokenize", ""]:

@@ -6,11 +6,13 @@ The pages are fetched in the client's event loop, kept compressed, and parsed wh
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.errors import InputError
 from headway.probe.address import checked_address
 from headway.probe.nouns import Scrape
 from headway.probe.signals import Reading, engine_of, reading_of, samples_of
@@ -32,6 +34,16 @@ MOST_KEPT_BYTES = 256 * 2**20
 PATIENCE_S = 30.0
 #: Answers that say there are no metrics: asking again is of no use (llama-server without --metrics: 501).
 _NONE = (401, 403, 404, 405, 501)
+
+
+def check_interval(interval_s: float) -> None:
+    """Refuse an interval in which nobody can look.
+
+    Raises:
+        InputError: it is not above 0, or without end.
+    """
+    if not 0 < interval_s < math.inf:
+        raise InputError(f"expected a time above 0, got {interval_s:g} s", place="scrape interval", hint="'1 s'")
 
 
 class Scraper:
@@ -61,8 +73,9 @@ class Scraper:
             allow_public: whether an address that is neither loopback nor private may be asked.
 
         Raises:
-            InputError: it is no address, its name is not known, or it is not allowed.
+            InputError: it is no address, its name is not known, or it is not allowed; an interval of no length.
         """
+        check_interval(interval_s)
         self._address = checked_address(url, allow_public=allow_public)
         base = self._address.url
         self.url = base if base.endswith("/metrics") else f"{base}/metrics"

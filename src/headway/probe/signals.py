@@ -187,7 +187,13 @@ def plain_name(name: str) -> str:
 
 def engine_of(samples: Iterable[Sample]) -> str:
     """Return the engine whose names occur most; empty where none does."""
-    names = {_family(sample.name) for sample in samples} | {sample.name for sample in samples}
+    names = {sample.name for sample in samples}
+    return engine_of_names(names | {_family(name) for name in names})
+
+
+def engine_of_names(of: Iterable[str]) -> str:
+    """Return the engine most of whose metrics are so called; empty where there is none."""
+    names = set(of)
     found = {
         engine: sum(any(name in names for name in recipe.names) for signal, recipe in recipes.items())
         for engine, recipes in table().engines.items()
@@ -204,9 +210,9 @@ def _family(name: str) -> str:
 
 
 def reading_of(samples: Iterable[Sample], engine: str) -> Reading:
-    """Turn the samples of one scrape into signals; what the engine does not expose is absent."""
+    """Turn the samples of one scrape into signals; what the engine does not expose, or as no number, is absent."""
     by_name: dict[str, list[Sample]] = {}
-    for sample in _once(list(samples)):
+    for sample in _once([sample for sample in samples if math.isfinite(sample.value)]):
         by_name.setdefault(sample.name, []).append(sample)
     values: dict[str, float] = {}
     histograms: dict[str, Buckets] = {}
@@ -253,12 +259,22 @@ def _value(by_name: Mapping[str, list[Sample]], name: str, recipe: Recipe, acros
     return value
 
 
+def _bound(text: str) -> float:
+    """Return a bucket's upper bound, NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _histogram(by_name: Mapping[str, list[Sample]], name: str) -> Buckets | None:
     """Add up the label sets, at the bounds they all have: cumulative counts stay exact there."""
     sets: dict[tuple[tuple[str, str], ...], dict[float, float]] = {}
     for sample in by_name.get(f"{name}_bucket", ()):
         labels = tuple(sorted((label, v) for label, v in sample.labels.items() if label != "le"))
-        sets.setdefault(labels, {})[float(sample.labels.get("le", "nan"))] = sample.value
+        bound = _bound(sample.labels.get("le", ""))
+        if not math.isnan(bound):
+            sets.setdefault(labels, {})[bound] = sample.value
     if not sets:
         return None
     bounds = sorted(set.intersection(*(set(buckets) for buckets in sets.values())))
