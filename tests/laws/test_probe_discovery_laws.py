@@ -50,7 +50,7 @@ pages = st.fixed_dictionaries(
     optional=dict.fromkeys((*ROUTES[1:], DEVELOPER), told | anything),
 )
 labels = st.builds('block_size="{}",num_gpu_blocks="{}"'.format, st.text(max_size=4), st.integers())
-expositions = st.just("") | st.text(max_size=20) | st.builds((CACHE + "{}{}").format, st.text() | labels, plain)
+expositions = st.just("") | st.text(max_size=20) | st.builds("{}{}{}".format, st.just(CACHE), st.text() | labels, plain)
 expositions |= labels.map(lambda said: f"{CACHE}{said}}} 1\n")
 
 
