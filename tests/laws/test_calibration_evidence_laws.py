@@ -149,6 +149,8 @@ def test_the_truth_comes_back_within_its_bands(known: Evidence) -> None:
     kind, engine, runs, found = known
     judged = judge(found, runs, engine, BLOCKS, about=ABOUT)
     assert {run.evidence for run in judged.runs} == {"metrics" if kind == "metrics" else "summary"}
+    misfits = judged.uncertainty.misfit_log_sd
+    assert misfits["output_tokens_per_s"] == misfits["e2e.p50"]  # nobody states the rate
     load = Load(name="new", requests=drawn(77, 40), concurrency=3)
     predicted = predict(judged, load, draws=60)
     truth = simulated_figures(load, replica(TRUTH, engine))
