@@ -140,7 +140,7 @@ class Ledger:
 
     def hear_words(self, engine: str, route: str, said: Mapping[str, Any]) -> None:
         """Note what it says in the engine's own names, the last of those that mean the same going first."""
-        for word, name in reversed(DEFAULTS[engine].words.items()):
+        for word, name in reversed(list(DEFAULTS[engine].words.items())):
             self.hear(route, **{name: said.get(word)})
         self.hear(route, **{name: said.get(name) for name in _own(engine)})
 
@@ -279,7 +279,7 @@ def _cache_labels(metrics: str) -> Mapping[str, str]:
 
     info = re.search(r"^vllm:cache_config_info\{.*$", metrics, re.MULTILINE)
     try:
-        return dict(next(text_string_to_metric_families(info[0] + "\n")).samples[0].labels) if info else {}
+        return dict(next(iter(text_string_to_metric_families(info[0] + "\n"))).samples[0].labels) if info else {}
     except (ValueError, LookupError, StopIteration):
         return {}
 
