@@ -125,6 +125,22 @@ def type_text(noun: type, text: str) -> str:
     return re.sub(r"\b[A-Z]\w+", linked, plain.replace("tuple[", "list[").replace(", ...]", "]").replace("|", "or"))
 
 
+#: verb -> the module and noun of the lines its `--json` prints before the whole result, and the schema's name
+LINES = {"watch": ("headway.api.watches", "WatchedWindow", "watch window")}
+
+
+def lines_of(verb: str, nouns: dict[str, type]) -> list[str]:
+    """The section of the lines a verb prints as it goes on."""
+    if verb not in LINES:
+        return []
+    module, name, schema = LINES[verb]
+    noun = named(name, module)
+    assert noun is not None
+    reachable(noun, nouns)
+    what = f"`headway {verb} --json` prints a line of it each time, and `{verb}/1` as its last line."
+    return [f"## {schema.replace(' ', '-')}/1\n\n{what}\n\nThe keys are those of [{name}](#{name.lower()}).\n"]
+
+
 def data_dictionary() -> str:
     """Every document's keys, then every noun they are made of."""
     nouns: dict[str, type] = {}
@@ -134,6 +150,7 @@ def data_dictionary() -> str:
         reachable(result, nouns)
         summary = (inspect.getdoc(result) or "").splitlines()[0]
         parts.append(f"## {verb.replace(' ', '-')}/1\n\n`headway {verb} --json`. {summary}\n\n{table_of(result)}\n")
+        parts += lines_of(verb, nouns)
         nouns[result.__name__] = result
     tops = {result_of(verb).__name__ for verb in api.VERBS}
     inner = sorted(name for name in nouns if name not in tops)
