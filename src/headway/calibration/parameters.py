@@ -29,7 +29,8 @@ _FIRST_SD, _SMALL_SD = 1.0, 1.5
 #: Small terms before any run, as a share of a step of one sequence: a token of context, a pair of a prompt's tokens, a
 #: token a chunk is put on, a further sequence beside a prompt. The front end starts from five milliseconds.
 _CONTEXT, _PAIR, _UPON, _SEQUENCE, _FRONTEND_S = 2e-4, 2e-5, 2e-5, 2e-2, 5e-3
-_MIXED_KNOTS = (1, 32, 128, 512, 2048, 8192, 32768)
+#: A CPU's matrices have steps of their own between 8 and 128 tokens: knots four times apart hid them.
+_MIXED_KNOTS = (1, *(2**k for k in range(3, 16)))
 
 
 @dataclass(frozen=True, slots=True)
