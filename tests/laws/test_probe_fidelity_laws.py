@@ -92,6 +92,13 @@ def test_jitter_below_a_millisecond_passes_though_no_gap_is_as_asked() -> None:
     assert found.same
 
 
+@pytest.mark.parametrize("n", range(2, 24))
+def test_any_few_requests_are_compared_without_a_warning(n: int) -> None:
+    asked = asked_for(n, n=n)
+    found = compare(asked, sent(asked, sent_s=np.random.default_rng(n).uniform(0, 1e-3, n)))
+    assert all(0 <= one.p_value <= 1 for one in found.columns)
+
+
 def test_what_was_not_sent_or_not_answered_says_nothing_of_lengths() -> None:
     asked = asked_for(3)
     error = np.zeros(300, dtype=np.int64)
