@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headway.calibration.clients import write_clients
 from headway.calibration.evidence import read_runs
 from headway.calibration.measuring import Taken
 from headway.calibration.runs import TooFewError, closed, read_run, run_of
@@ -172,3 +173,22 @@ def test_one_look_at_a_server_is_no_load(tmp_path: Path) -> None:
     write_scrape(scrape, tmp_path / "day" / "metrics.parquet")
     with pytest.raises(EvidenceError, match=r"metrics\.parquet: 1 scrape in it"):
         read_runs(tmp_path / "day", 4096)
+
+
+def test_a_kept_run_says_how_many_clients_sent_it(tmp_path: Path) -> None:
+    write_trace(trace_of({}), tmp_path / "requests.parquet")
+    assert read_run(tmp_path).concurrency is None  # a request a second, whatever is in flight
+    write_clients(tmp_path, Load(name="closed", requests=trace_of({}).requests, concurrency=3, turnaround_s=0.5))
+    found = read_run(tmp_path)
+    assert (found.concurrency, found.turnaround_s) == (3, 0.5)
+    assert found.requests.arrive_s.max() == found.requests.arrive_s[2]
+
+
+@pytest.mark.parametrize(
+    "said", ["{}", "[]", "no", '{"concurrency": 0, "turnaround_s": 0}', '{"concurrency": 2.5, "turnaround_s": 0}']
+)
+def test_what_says_no_number_of_clients_is_refused(tmp_path: Path, said: str) -> None:
+    write_trace(trace_of({}), tmp_path / "requests.parquet")
+    (tmp_path / "clients.json").write_text(said)
+    with pytest.raises(InputError, match=r"clients\.json"):
+        read_run(tmp_path)

@@ -218,12 +218,14 @@ def calibrate_fit(
 
 def _keep(folder: Path, every: list[Sent]) -> None:
     """Write the requests of every run, in the order they were made."""
+    from headway.calibration.clients import write_clients
     from headway.workload import write_trace
 
     for number, sent in enumerate(every, 1):
         into = folder / f"{number:02d}-{sent.load.name.replace(' ', '-').replace('#', '')}"
         into.mkdir(parents=True, exist_ok=True)
         write_trace(sent.trace, into / "requests.parquet")
+        write_clients(into, sent.load)
 
 
 # --- parts of both ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from headway.calibration.clients import read_clients
 from headway.errors import EvidenceError, InputError
 from headway.workload.readers import read_trace
 from headway.workload.selection import take
@@ -192,7 +193,8 @@ def read_run(path: str | Path, *, part: int | None = None) -> Run:
     """Read a run from a file: what `headway replay` wrote, or a result of AIPerf, GuideLLM or `vllm bench serve`.
 
     Args:
-        path: the file, or the folder of a replay.
+        path: the file, or the folder of a replay, or of a run that `calibrate endpoint --keep` kept: that one says how
+            many clients there were; elsewhere the times do.
         part: which of several benchmarks in it, from 1.
 
     Raises:
@@ -209,6 +211,9 @@ def read_run(path: str | Path, *, part: int | None = None) -> Run:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     name = file.parent.name if file.name == "requests.parquet" else file.stem
     found = _run(name, trace, sha256=digest)
+    said = read_clients(file.parent) if file.name == "requests.parquet" else None
+    if said is not None:
+        return closed(found, *said)
     clients = clients_of(found)
     return found if clients is None else closed(found, clients)
 
