@@ -31,7 +31,7 @@ slo: {ttft: {p95: 60 s}, tpot: {p95: 5 s}}
 allow: {accelerators: [l40s]}
 """
 #: Of another machine: its figures are not those of the server here.
-CALIBRATION = str(Path(__file__).parents[2] / "examples" / "calibrations" / "llama-cpu.yaml")
+CALIBRATION = str(Path(__file__).parents[2] / "tests" / "data" / "calibrated" / "calibrations" / "llama-cpu.yaml")
 SESSIONS = """\
 arrive_s,isl_tokens,osl_tokens,session_id,prefix_block_tokens,prefix_ids
 0.0,64,8,0,16,0 1 2 3 4

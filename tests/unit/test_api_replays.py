@@ -32,7 +32,7 @@ from headway.workload.trace import Measured, Trace
 if TYPE_CHECKING:
     from headway.types import FloatColumn, IntColumn
 
-CALIBRATION = Path(__file__).parents[2] / "examples" / "calibrations" / "llama-cpu.yaml"
+CALIBRATION = Path(__file__).parents[2] / "tests" / "data" / "calibrated" / "calibrations" / "llama-cpu.yaml"
 ENDPOINT = Endpoint(
     url="http://127.0.0.1:1",
     engine="",

@@ -124,7 +124,7 @@ def _over_time(
     metrics = [metric for metric in METRICS if metric in latencies_s]
     with drawing():
         figure = Figure(figsize=(9, 1.0 + 1.9 * len(metrics)))
-        _titled(figure, "Each request, by when it was due", title)
+        _titled(figure, "Each request", title)
         panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
         for axes, metric in zip(panels, metrics, strict=True):
             limits = [one for one in objectives if one.metric == metric]
