@@ -19,7 +19,7 @@ from headway.workload import read_trace
 TOOL = Path(__file__).parents[2] / "tools" / "blind" / "blind.py"
 SHORT = ("--budget", "30", "--seconds", "4", "--points", "few clients", "shared prefix", "over by half")
 
-pytestmark = [needs_llama, pytest.mark.slow]
+pytestmark = [needs_llama, pytest.mark.slow, pytest.mark.nightly]
 
 
 def test_predictions_stand_before_the_requests_and_beside_what_came_of_them(tmp_path: Path) -> None:

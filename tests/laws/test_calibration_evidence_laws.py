@@ -170,7 +170,9 @@ def test_less_is_known_than_by_the_requests(known: Evidence) -> None:
     )
     both = set(ours) & set(theirs)
     assert {"decode_s.1", "decode_s.2", "mixed_s.32", "mixed_s.128"} <= both
-    assert all(ours[name] >= 0.9 * theirs[name] for name in both)
+    told = [name for name in both if theirs[name] < 0.3]  # the others stand at their priors
+    assert len(told) > 6
+    assert all(ours[name] >= 0.9 * theirs[name] for name in told)
     assert ours["mixed_s.32"] > 1.5 * theirs["mixed_s.32"]
     assert ours["decode_s.2"] > 1.5 * theirs["decode_s.2"]
 
@@ -189,7 +191,7 @@ def test_requests_are_drawn_as_they_are_said_to_be(mean: float, frac: float, see
         assert requests.arrive_s[0] == 0
         assert requests.arrive_s[-1] == pytest.approx(150, rel=0.35)
     spreads = [float(np.log(one.osl_tokens).std()) for one in draws]
-    assert spreads[0] < 1e-9
+    assert spreads[0] <= math.log1p(1 / math.floor(mean)) / 2 + 1e-9  # whole tokens on either side of the mean
     assert mean < 10 or spreads[DRAWS - 1] > 0.3 or len({round(one, 1) for one in spreads}) > 3
     again = draws_of(str(seed), 300, Arrivals(rate_per_s=2.0), isl, osl, 10**6)
     assert all(np.array_equal(one.isl_tokens, other.isl_tokens) for one, other in zip(draws, again, strict=True))

@@ -54,8 +54,9 @@ class Lengths:
             return self.draw(count, chance)
         log_sd = unsaid_log_sd if math.isnan(self.sd) else math.sqrt(math.log1p((self.sd / self.mean) ** 2))
         values = np.exp(chance.normal(0.0, log_sd, count))
-        rounded: IntColumn = np.maximum(np.rint(values * self.mean / values.mean()), 1).astype(np.int64)
-        return rounded
+        scaled = values * self.mean / values.mean()
+        whole: IntColumn = np.maximum(np.floor(scaled + chance.random(count)), 1).astype(np.int64)  # keeps the mean
+        return whole
 
     @property
     def unsaid(self) -> bool:
