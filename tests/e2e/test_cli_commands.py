@@ -265,7 +265,8 @@ def test_a_full_disk_is_one_line() -> None:
 def test_interrupted_out_leaves_nothing(scenario: str) -> None:
     """Interrupt while pictures are drawn: the folder is not there, nor anything half-written beside it."""
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "from headway.cli import main\n"
         "from headway.pictures import files\n"
         "def slow(figures):\n"
