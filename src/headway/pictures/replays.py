@@ -9,6 +9,7 @@ import numpy as np
 from headway.pictures import charts
 from headway.pictures.files import BLUE, FAINT, GREEN, INK, ORANGE, VERMILION, drawing
 from headway.pictures.page import percentile
+from headway.pictures.runs import FleetSeries
 from headway.types import METRICS
 
 if TYPE_CHECKING:
@@ -21,28 +22,12 @@ if TYPE_CHECKING:
     from headway.types import FloatColumn, Metric, Objective, Slo
 
 
-class ReplaySeries(Protocol):
-    """Columns over time."""
-
-    @property
-    def time_s(self) -> FloatColumn:
-        """When each sample was taken."""
+class ReplaySeries(FleetSeries, Protocol):
+    """Columns over time: of the server what a fleet has, NaN where it does not tell, and of the client."""
 
     @property
     def in_flight(self) -> FloatColumn:
         """Requests due and not answered, as the client has them."""
-
-    @property
-    def running(self) -> FloatColumn:
-        """Requests in the server's batches; NaN where it does not tell."""
-
-    @property
-    def waiting(self) -> FloatColumn:
-        """Requests in its queues."""
-
-    @property
-    def kv_used_frac(self) -> FloatColumn:
-        """Share of its KV cache in use."""
 
 
 def replay_figures(
