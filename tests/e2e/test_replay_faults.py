@@ -192,7 +192,8 @@ def test_a_fault_costs_one_request_and_is_named(endpoint: Endpoint, name: str) -
 
 
 def test_a_connection_that_the_server_gave_up_is_not_the_requests_fault(endpoint: Endpoint) -> None:
-    done = sent(endpoint, {1: faults.reset_at_once, 3: faults.refused_after_reading})
+    # one after the other: a request that came before the last one's answer had ended would open a connection of its own
+    done = sent(endpoint, {1: faults.reset_at_once, 3: faults.refused_after_reading}, concurrency=1)
     assert codes(done) == ["", "", ""]
     assert done.client.retried == 2
     assert "2 times a request was sent again: the connection had served before" in explained(done)

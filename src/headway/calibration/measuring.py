@@ -201,10 +201,9 @@ def _add(about: Measuring, load: Load, taken: Taken) -> None:
 def _sent(about: Measuring, load: Load, slots: float) -> Sent:
     """Send a load for so many slots' time, to a server with nothing left to do.
 
-    What the clock cut off of the load before may still be in a step that nobody can stop: one request is waited for.
+    What the clock cut off of the load before may still be in a step nobody can stop: a short request is waited for.
     """
-    one = replace(load, name="drain", requests=_head(load, 1), concurrency=1)
-    _send(about, one, about.slot_s)
+    _send(about, replace(load, name="drain", requests=_shortest(load), concurrency=1), about.slot_s)
     return _send(about, staggered(load, about.slot_s * slots * _RAMP_FRAC), about.slot_s * slots)
 
 
@@ -215,10 +214,11 @@ def _send(about: Measuring, load: Load, duration_s: float) -> Sent:
     return send(load, about.endpoint, bodies, limits, key=about.key)
 
 
-def _head(load: Load, count: int) -> Requests:
+def _shortest(load: Load) -> Requests:
     from headway.workload.selection import take
 
-    return take(load.requests, np.arange(count))
+    requests = load.requests
+    return take(requests, np.array([np.argmin(requests.isl_tokens + requests.osl_tokens)]))
 
 
 def _rolled(load: Load, shift: int) -> Load:
