@@ -1,12 +1,12 @@
 """Calibrate on a real engine, predict loads it was not calibrated on, measure them, and hold one to the other.
 
-    python tools/blind/blind.py llama|vllm [--out DIR] [--json] [--budget S] [--seconds S] [--points NAME ...]
+    python tools/blind/blind.py llama|vllm [--out DIR] [--json] [--budget S] [--seconds S] [--rounds N] [--points …]
 
 A real server with a small real model is started (real_servers.py); `headway calibrate endpoint` measures it within a
 budget of time, with closed loops of a few concurrencies and prompts that share nothing. Then all load points
 (points.py) are drawn and predicted: their very requests, at their very times. The predictions are written to a file and
-its digest is printed before the first of those requests is sent. Then each is sent, and what was measured stands beside
-what was predicted.
+its digest is printed before the first of those requests is sent. Then each is sent, in rounds some minutes apart, and
+what was measured stands beside what was predicted.
 
 The last lines are the table and `N of M within target`; the exit code is 0, or 1 where a target is missed by more than
 the band, 2 where the engine cannot be had or went away.
@@ -28,7 +28,7 @@ import numpy as np
 from picture import drawn_figures
 from points import POINTS, Point, load_of
 from real_servers import ENVIRONMENTS, UNTOLD, serving
-from verdict import COLUMNS, Verdict, aligned, by_figure, figures_of, rows_of
+from verdict import COLUMNS, SUMMARY, Verdict, aligned, by_figure, figures_of, rows_of
 
 import headway
 from headway.calibration.predicting import Prediction, measured_figures, predict
@@ -47,8 +47,10 @@ if TYPE_CHECKING:
 
 #: Lengths of the calibration's requests, evenly spread over their logarithms: they cover all points.
 ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
-#: Seconds for the calibration, and for a usual point.
-BUDGET_S, SECONDS = 120.0, 27.0
+#: Seconds for the calibration, and for a usual point in each round.
+BUDGET_S, SECONDS = 120.0, 17.0
+#: Times that all points are sent.
+ROUNDS = 2
 #: A point that takes so many times as long as its arrivals is given up: what is in flight then counts as failed.
 PATIENCE = 6.0
 
@@ -61,7 +63,8 @@ class Run:
         engine: a name in `real_servers.ENVIRONMENTS`.
         out: the folder for everything that is kept.
         budget_s: of the calibration.
-        seconds: of a usual point.
+        seconds: of a usual point in a round.
+        rounds: times that all points are sent.
         quiet: say nothing meanwhile.
     """
 
@@ -69,6 +72,7 @@ class Run:
     out: Path
     budget_s: float
     seconds: float
+    rounds: int = ROUNDS
     quiet: bool = False
     started_s: float = field(default_factory=time.monotonic)
 
@@ -85,7 +89,7 @@ class Run:
             calibration = self.calibrated(url)
             loads = [load_of(point, calibration, self.seconds) for point in points]
             predictions = self.predicted(calibration, loads)
-            measured = [self.measured(url, load) for load in loads]
+            measured = [[self.measured(url, load, number) for load in loads] for number in range(1, self.rounds + 1)]
         return _verdict(points, predictions, measured)
 
     def calibrated(self, url: str) -> EndpointCalibration:
@@ -123,15 +127,16 @@ class Run:
         self.say(f"predicted {len(loads)} load points, none sent yet: sha256 {_digest(text)} of predictions.json")
         return found
 
-    def measured(self, url: str, load: Load) -> dict[str, float]:
-        """Send a load and return its figures."""
+    def measured(self, url: str, load: Load, number: int) -> dict[str, float]:
+        """Send a load in a round and return its figures; no round finds the prompts of another in the cache."""
         endpoint = discover(url)
-        bodies = prompts(endpoint, load.requests, salt=load.name)
+        bodies = prompts(endpoint, load.requests, salt=f"{load.name}, round {number}")
         limits = Limits(duration_s=PATIENCE * max(float(load.requests.arrive_s[-1]), 4 * self.seconds))
         sent = send(load, endpoint, bodies, limits)
-        write_trace(sent.trace, self._folder(load) / "requests.parquet")
+        write_trace(sent.trace, self._folder(load) / f"requests-{number}.parquet")
         took = f"{len(load.requests)} requests in {sent.client.duration_s:.0f} s"
-        self.say(f"{load.name}: {took}{'; ' + ' '.join(sent.client.warnings) if sent.client.warnings else ''}")
+        warned = "".join(f"; {warning}" for warning in sent.client.warnings)
+        self.say(f"{load.name} ({number} of {self.rounds}): {took}{warned}")
         return measured_figures(sent)
 
     def _folder(self, load: Load) -> Path:
@@ -148,14 +153,15 @@ def _lengths() -> Requests:
 
 
 def _verdict(
-    points: Sequence[Point], predictions: Sequence[Prediction], measured: Sequence[dict[str, float]]
+    points: Sequence[Point], predictions: Sequence[Prediction], measured: Sequence[Sequence[dict[str, float]]]
 ) -> Verdict:
-    told = zip(points, predictions, measured, strict=True)
+    """Put together what was predicted for each point and what each round measured of it."""
+    told = zip(points, predictions, *measured, strict=True)
     return Verdict(
         figures=tuple(
             figure
-            for point, prediction, figures in told
-            for figure in figures_of(point.name, _triples(prediction), figures, saturated=point.saturated)
+            for point, prediction, *rounds in told
+            for figure in figures_of(point.name, _triples(prediction), rounds, saturated=point.saturated)
         )
     )
 
@@ -175,7 +181,8 @@ def document(run: Run, verdict: Verdict) -> dict[str, Any]:
         "took_s": round(time.monotonic() - run.started_s, 1),
         "predictions_sha256": _digest((run.out / "predictions.json").read_text()),
         "figures": [
-            asdict(figure) | {"error_frac": figure.error_frac, "verdict": figure.verdict} for figure in verdict.figures
+            asdict(figure) | {"measured": figure.measured, "error_frac": figure.error_frac, "verdict": figure.verdict}
+            for figure in verdict.figures
         ],
         "within_target": verdict.within,
         "in_band": verdict.held,
@@ -193,8 +200,7 @@ def kept(run: Run, verdict: Verdict) -> None:
 
 def report(verdict: Verdict) -> str:
     """Return the tables and the last line."""
-    columns = ("figure", "points", "within target", "in band", "median error", "largest error", "")
-    summary = aligned([columns, *((*row, "") for row in by_figure(verdict.figures))])
+    summary = aligned([(*SUMMARY, ""), *((*row, "") for row in by_figure(verdict.figures))])
     return "\n\n".join((summary, aligned([COLUMNS, *rows_of(verdict.figures)]), verdict.last_line))
 
 
@@ -205,10 +211,20 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for everything kept (out/blind-ENGINE)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for the calibration (%(default)g)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of a usual point (%(default)g)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="length of a usual point in a round (%(default)g)"
+    )
+    parser.add_argument("--rounds", type=_times, default=ROUNDS, help="times that all points are sent (%(default)d)")
     names = [point.name for point in POINTS]
     parser.add_argument("--points", nargs="+", choices=names, default=names, metavar="NAME", help="only these")
     return parser.parse_args(arguments)
+
+
+def _times(text: str) -> int:
+    times = int(text)
+    if times < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return times
 
 
 def main() -> int:
@@ -219,6 +235,7 @@ def main() -> int:
         out=chosen.out or Path("out") / f"blind-{chosen.engine}",
         budget_s=chosen.budget,
         seconds=chosen.seconds,
+        rounds=chosen.rounds,
         quiet=chosen.json,
     )
     try:

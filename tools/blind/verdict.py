@@ -23,6 +23,7 @@ TARGETS_FRAC = {
 }
 #: … and at saturation, where latencies grow for as long as the load lasts and are no property of the server.
 SATURATED_FRAC = {GROWTH: 0.20, "output_tokens_per_s": 0.07}
+SUMMARY = ("figure", "points", "within target", "in band", "median error", "largest error", "between rounds")
 COLUMNS = ("load point", "figure", "predicted", "90 % band", "measured", "error", "target", "")
 
 
@@ -34,7 +35,7 @@ class Figure:
         point: the load point.
         name: of the figure.
         predicted: before it was measured; with the band `low` … `high` of 90 %.
-        measured: afterwards.
+        rounds: measured afterwards, each time the load was sent.
         target_frac: how far off the prediction may be, as a share of what was measured.
     """
 
@@ -43,8 +44,20 @@ class Figure:
     predicted: float
     low: float
     high: float
-    measured: float
+    rounds: tuple[float, ...]
     target_frac: float
+
+    @property
+    def measured(self) -> float:
+        """The mean of the rounds: a machine whose speed moves is met more than once."""
+        return statistics.fmean(self.rounds)
+
+    @property
+    def between_rounds_frac(self) -> float:
+        """The largest difference between rounds, as a share of their mean: what no prediction can know."""
+        if not math.isfinite(self.measured) or self.measured == 0:
+            return math.nan
+        return (max(self.rounds) - min(self.rounds)) / abs(self.measured)
 
     @property
     def error_frac(self) -> float:
@@ -108,14 +121,18 @@ class Verdict:
 
 
 def figures_of(
-    point: str, predicted: Mapping[str, tuple[float, float, float]], measured: Mapping[str, float], *, saturated: bool
+    point: str,
+    predicted: Mapping[str, tuple[float, float, float]],
+    rounds: Sequence[Mapping[str, float]],
+    *,
+    saturated: bool,
 ) -> list[Figure]:
     """Put a prediction and a measurement side by side.
 
     Args:
         point: the load point.
         predicted: figure -> value, low, high.
-        measured: figure -> value.
+        rounds: figure -> value, for each time it was measured.
         saturated: whether it is beyond what the server can do.
     """
     targets = SATURATED_FRAC if saturated else TARGETS_FRAC
@@ -126,7 +143,7 @@ def figures_of(
             predicted=predicted[name][0],
             low=predicted[name][1],
             high=predicted[name][2],
-            measured=measured[name],
+            rounds=tuple(measured[name] for measured in rounds),
             target_frac=target_frac,
         )
         for name, target_frac in targets.items()
@@ -134,13 +151,14 @@ def figures_of(
 
 
 def by_figure(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
-    """Return, for each figure's name: how many, within target, in band, and the median and largest error."""
+    """Return the rows of the summary, under `SUMMARY`: one for each figure's name."""
     rows = []
     named: dict[str, list[Figure]] = {}
     for figure in figures:
         named.setdefault(figure.name, []).append(figure)
     for name, group in named.items():
-        errors = [math.inf if math.isnan(figure.error_frac) else abs(figure.error_frac) for figure in group]
+        errors = [_known(abs(figure.error_frac)) for figure in group]
+        between = statistics.median(_known(figure.between_rounds_frac) for figure in group)
         rows.append(
             (
                 name,
@@ -149,9 +167,15 @@ def by_figure(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
                 str(sum(figure.within_band for figure in group)),
                 percent(statistics.median(errors), sign=""),
                 percent(max(errors), sign=""),
+                percent(between, sign=""),
             )
         )
     return rows
+
+
+def _known(frac: float) -> float:
+    """What could not be measured is as bad as can be."""
+    return math.inf if math.isnan(frac) else frac
 
 
 def rows_of(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
