@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "blind"))  # tools are no package
 
 import blind
+from kept_files import check_own, point_folder, start_over
 from picture import drawn_figures
 from points import POINTS, Mix, Point, answered_per_s, drawn, load_of
 from verdict import (
@@ -145,9 +146,11 @@ def test_rounds_are_averaged_and_their_difference_is_told() -> None:
 
 @given(st.floats(0.1, 5.0), st.floats(0.1, 5.0))
 def test_a_queue_that_grows_when_it_should_shrink_is_not_within(predicted: float, measured: float) -> None:
-    one = Figure(point="p", name=GROWTH, predicted=-predicted, low=-9, high=-0.01, rounds=(measured,), target_frac=0.2)
-    assert one.missed
+    one = Figure(point="p", name=GROWTH, predicted=-predicted, low=-9, high=9, rounds=(measured,), target_frac=0.2)
+    assert (one.missed, one.verdict) == (True, "MISSED, the other way")
     assert one.error_frac < -1
+    assert replace(one, low=-9, high=-0.01).verdict == "MISSED"
+    assert not replace(one, predicted=predicted).missed
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)), max_size=20))
@@ -281,6 +284,67 @@ def test_everything_is_kept(tmp_path: Path) -> None:
     assert (found["within_target"], found["in_band"], found["of"], found["exit_code"]) == (1, 2, 2, 0)
     assert (tmp_path / "blind.txt").read_text().rstrip().endswith(verdict.last_line)
     assert (tmp_path / "blind.png").exists()
+
+
+def filled(folder: Path, *more: str) -> list[Path]:
+    """Put into a folder what a run leaves there, and more."""
+    points = [
+        f"{point_folder(name)}/{file}" for name in blind.NAMES for file in ("asked.parquet", "requests-2.parquet")
+    ]
+    runs = ["calibration/01-closed-1/requests.parquet", "calibration/05-closed-8-2/clients.json"]
+    alone = ["server.log", "calibration-traffic.parquet", "calibration.yaml", "predictions.json"]
+    told = ["blind.json", "blind.txt", "blind.png"]
+    paths = [folder / name for name in (*points, *runs, *alone, *told, *more)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("earlier")
+    return paths
+
+
+def test_a_second_run_starts_over(tmp_path: Path) -> None:
+    for times in range(2):
+        start_over(tmp_path / "new" / "out", blind.NAMES)
+        assert list((tmp_path / "new" / "out").iterdir()) == []
+        filled(tmp_path / "new" / "out", *("server.log",) * times)
+
+
+@pytest.mark.parametrize(
+    "foreign", ["notes.txt", "calibration/notes.txt", "open-0.3/a/b.txt", "mine/asked.parquet", "blind.png/x", "a/.b"]
+)
+def test_what_no_run_writes_is_never_deleted(foreign: str, tmp_path: Path) -> None:
+    (tmp_path / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / foreign).write_text("mine")
+    kept = [tmp_path / "server.log", tmp_path / "calibration.yaml", tmp_path / foreign]
+    for path in kept[:2]:
+        path.write_text("earlier")
+    for refused in (check_own, start_over):
+        with pytest.raises(InputError, match=f"no blind test writes.*{foreign}"):
+            refused(tmp_path, blind.NAMES)
+    assert all(path.read_text() for path in kept)
+
+
+def test_a_link_is_nobodys_own_and_leads_nowhere(tmp_path: Path) -> None:
+    away = tmp_path / "away" / "calibration.yaml"
+    away.parent.mkdir()
+    away.write_text("mine")
+    filled(tmp_path / "out")
+    (tmp_path / "out" / "open-0.9").symlink_to(away.parent)
+    with pytest.raises(InputError, match="a link"):
+        start_over(tmp_path / "out", blind.NAMES)
+    assert away.read_text() == "mine"
+    with pytest.raises(InputError, match="is a file"):
+        check_own(away, blind.NAMES)
+
+
+def test_the_folder_is_looked_at_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = filled(tmp_path, "notes.txt")[-1]
+    monkeypatch.setattr(sys, "argv", ["blind", "llama", "--out", str(tmp_path)])
+    monkeypatch.setitem(blind.ENVIRONMENTS, "llama", object())  # has nothing to install with
+    assert blind.main() == 2
+    assert "notes.txt" in capsys.readouterr().err
+    assert mine.read_text() == "earlier"
 
 
 def test_an_engine_that_cannot_be_had_is_one_line(

@@ -9,7 +9,7 @@ its digest is printed before the first of those requests is sent. Then each is s
 what was measured stands beside what was predicted.
 
 The last lines are the table and `N of M within target`; the exit code is 0, or 1 where a target is missed by more than
-the band, 2 where the engine cannot be had or went away.
+the band or a queue goes the other way than predicted, 2 where the engine cannot be had or went away.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from kept_files import check_own, point_folder, start_over
 from picture import drawn_figures
 from points import POINTS, Point, load_of
 from real_servers import ENVIRONMENTS, UNTOLD, serving
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from headway.perf import EndpointCalibration
     from headway.probe.nouns import Load
 
+NAMES = [point.name for point in POINTS]
 #: Lengths of the calibration's requests, evenly spread over their logarithms: they cover all points.
 ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
 #: Seconds for the calibration, and for a usual point in each round.
@@ -61,7 +63,7 @@ class Run:
 
     Attributes:
         engine: a name in `real_servers.ENVIRONMENTS`.
-        out: the folder for everything that is kept.
+        out: the folder for everything that is kept; an earlier run there is replaced.
         budget_s: of the calibration.
         seconds: of a usual point in a round.
         rounds: times that all points are sent.
@@ -83,7 +85,7 @@ class Run:
 
     def of(self, points: Sequence[Point]) -> Verdict:
         """Run it."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        start_over(self.out, NAMES)
         with serving(self.engine, self.out / "server.log") as url:
             self.say(f"{self.engine} serves at {url}")
             calibration = self.calibrated(url)
@@ -140,7 +142,7 @@ class Run:
         return measured_figures(sent)
 
     def _folder(self, load: Load) -> Path:
-        folder = self.out / load.name.replace(" ", "-")
+        folder = self.out / point_folder(load.name)
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -208,15 +210,16 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=sorted(ENVIRONMENTS))
-    parser.add_argument("--out", type=Path, help="folder for everything kept (out/blind-ENGINE)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for everything kept (out/blind-ENGINE); an earlier run there is replaced"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for the calibration (%(default)g)")
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="length of a usual point in a round (%(default)g)"
     )
     parser.add_argument("--rounds", type=_times, default=ROUNDS, help="times that all points are sent (%(default)d)")
-    names = [point.name for point in POINTS]
-    parser.add_argument("--points", nargs="+", choices=names, default=names, metavar="NAME", help="only these")
+    parser.add_argument("--points", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="only these")
     return parser.parse_args(arguments)
 
 
@@ -239,6 +242,7 @@ def main() -> int:
         quiet=chosen.json,
     )
     try:
+        check_own(run.out, NAMES)
         ENVIRONMENTS[chosen.engine].install()
         verdict = run.of([point for point in POINTS if point.name in chosen.points])
     except (subprocess.CalledProcessError, RuntimeError, headway.HeadwayError) as error:

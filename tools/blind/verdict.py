@@ -68,7 +68,7 @@ class Figure:
 
     @property
     def within_target(self) -> bool:
-        """Whether it is as near as it should be; a growth must have the right direction, which nearness implies."""
+        """Whether it is as near as it should be."""
         return abs(self.error_frac) <= self.target_frac
 
     @property
@@ -77,16 +77,23 @@ class Figure:
         return self.low <= self.measured <= self.high
 
     @property
+    def right_way(self) -> bool:
+        """Whether a growth has the sign that was predicted: a band that holds both directions excuses neither."""
+        return self.name != GROWTH or self.predicted * self.measured > 0
+
+    @property
     def missed(self) -> bool:
-        """Whether the target is missed by more than the band."""
-        return not (self.within_target or self.within_band)
+        """Whether the target is missed by more than the band, or a queue went the other way."""
+        return not (self.right_way and (self.within_target or self.within_band))
 
     @property
     def verdict(self) -> str:
         """Say it in a word or two."""
         if self.within_target:
             return "within target" if self.within_band else "within target, out of band"
-        return "in band" if self.within_band else "MISSED"
+        if self.within_band:
+            return "in band" if self.right_way else "MISSED, the other way"
+        return "MISSED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
