@@ -29,6 +29,7 @@ def pairs(least: float, most: float) -> st.SearchStrategy[tuple[float, float]]:
     return st.tuples(st.floats(least, most), st.floats(least, most)).map(lambda pair: (min(pair), max(pair)))
 
 
+SPANS = pairs(0.0, 1e6)
 TERMS = st.builds(
     StepTerms, decode_s=KNOTS, mixed_s=KNOTS, **dict.fromkeys(SCALARS, st.just(0.0) | st.floats(1e-12, 1.0))
 )
@@ -76,19 +77,21 @@ def calibrations(draw: st.DrawFn) -> EndpointCalibration:
         misfit_log_sd=draw(st.dictionaries(st.sampled_from(METRICS), st.floats(0.0, 1.0))),
         not_identified=draw(st.dictionaries(st.sampled_from(SCALARS), TEXTS, max_size=2)),
     )
-    texts = {key: draw(TEXTS) for key in ("name", "engine", "engine_version", "model", "hardware")}
+    texts = {key: draw(TEXTS) for key in ("name", "engine_version", "model", "hardware")}
+    ran, valid = draw(engine_settings()), draw(st.dictionaries(st.sampled_from(["batch", "tokens", "context"]), SPANS))
     return EndpointCalibration(
         **texts,
+        engine=ran.engine,
         made="2026-11-21",
         tp=draw(st.integers(1, 8)),
         weight_dtype=draw(st.sampled_from(["bf16", "int4"])),
         kv_dtype="bf16",
-        settings=draw(engine_settings()),
-        num_gpu_blocks=draw(st.integers(1, 10**7)),
+        settings=ran,
+        num_gpu_blocks=draw(st.integers(math.ceil(max(valid.get("context", (0, 0))[1], 1) / ran.block_size), 10**7)),
         terms=terms,
         uncertainty=uncertainty,
         bands_frac=draw(st.dictionaries(st.sampled_from(METRICS), pairs(-0.9, 3.0))),
-        valid=draw(st.dictionaries(st.sampled_from(["batch", "tokens", "context"]), pairs(0.0, 1e6))),
+        valid=valid,
         runs=tuple(draw(st.lists(RUNS, max_size=3))),
     )
 

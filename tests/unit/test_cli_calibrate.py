@@ -125,6 +125,7 @@ WRONG = [
     (("--out", "none/mine.yaml"), "its folder is not there"),
     (("--out", "full.yaml"), "full.yaml: --out: is a folder"),
     (("--name", " "), "--name: expected a name, got nothing"),
+    (("--name", "dc/box.yaml"), "--name: 'dc/box.yaml' would be taken for a file (--name box)"),
 ]
 
 

@@ -43,6 +43,35 @@ def test_a_name_is_looked_up_here_and_then_in_the_users_folder(tmp_path: Path, m
         find_calibration("bx")
 
 
+def called(path: Path, name: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        SAMPLE.read_text(encoding="utf-8").replace("\nname: llama-cpu\n", f"\nname: {name}\n"), encoding="utf-8"
+    )
+
+
+def test_a_name_is_also_what_a_file_calls_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADWAY_CALIBRATIONS", str(tmp_path / "own"))
+    called(tmp_path / "own/theirs.yaml", '"box"')
+    called(tmp_path / "calibrations/other.yaml", "rack")
+    (tmp_path / "calibrations/prices.yaml").write_text("name: box\n", encoding="utf-8")
+    (tmp_path / "calibrations/broken.yaml").write_text("name: [box\n", encoding="utf-8")
+    (tmp_path / "calibrations/list.yaml").write_text("- box\n", encoding="utf-8")
+    (tmp_path / "calibrations/unnamed.yaml").write_text("headway_calibration: 1\n", encoding="utf-8")
+    assert find_calibration("box") == tmp_path / "own/theirs.yaml"
+    called(tmp_path / "calibrations/mine.yaml", "box")
+    assert find_calibration("box") == Path("calibrations/mine.yaml")
+    assert read_calibration("box").name == "box"
+    with pytest.raises(InputError, match=r"no calibration 'boxx' \(did you mean 'box'\?"):
+        find_calibration("boxx")
+    called(tmp_path / "calibrations/new.yaml", "box")
+    with pytest.raises(InputError, match=r"two .* called 'box': calibrations/mine.yaml and calibrations/new.yaml"):
+        find_calibration("box")
+    called(tmp_path / "own/box.yaml", "third")
+    assert find_calibration("box") == tmp_path / "own/box.yaml"
+
+
 def test_the_users_folder_is_the_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HEADWAY_CALIBRATIONS", raising=False)
@@ -76,6 +105,17 @@ WRONG = [
     ('    sha256: ""', "    sha256: abc", "64 hexadecimal digits"),
     ('    sha256: ""', '    sha256: ""\n    evidence: summry', "evidence.*did you mean 'summary'"),
     ("made: 2026-11-21", "made: today", "expected a day"),
+    ("made: 2026-11-21", "made: 2026-02-30", "there is no day 2026-02-30"),
+    ("made: 2026-11-21", "made: 2026-13-45", "there is no day 2026-13-45"),
+    ("  engine: llama.cpp", "  engine: vllm", "endpoint.engine: 'vllm', and the settings are of 'llama.cpp'"),
+    ("  engine: llama.cpp", "  engine: lama.cpp", "endpoint.engine: .*did you mean 'llama.cpp'"),
+    ("drift_log_sd: 0.05", "drift_log_sd: 50", "drift_log_sd: '50' is above the most"),
+    ("misfit_log_sd: {}", "misfit_log_sd: {ttft.p55: 0.1}", "unknown key 'ttft.p55'.*did you mean 'ttft.p95'"),
+    ("misfit_log_sd: {}", "misfit_log_sd: {ttft.p50: 9}", "'9' is above the most"),
+    ("  ttft.p50: [-0.25", "  tttft.p50: [-0.25", "bands_frac.*did you mean 'ttft.p50'"),
+    ("errors_frac: {}", "errors_frac: {e2e.p05: 0.1}", "errors_frac.*did you mean 'e2e.p95'"),
+    ("    - [0.0, 0.0009]", "    - [0.1, 0.0009]", "covariance: no covariance: some terms have more in common"),
+    ("num_gpu_blocks: 16384", "num_gpu_blocks: 1098", "1098 blocks do not hold the longest .*takes 1099 at least"),
 ]
 
 

@@ -28,6 +28,8 @@ def about_of(
     for place, word in (("--name", name), ("--hardware", hardware)):
         if word is not None and not word.strip():
             raise InputError("expected a name, got nothing", place=place)
+    if name is not None and ("/" in name or name.endswith(".yaml")):
+        raise InputError(f"{name!r} would be taken for a file", place="--name", hint=f"--name {_plain(name)}")
     return {
         "name": name or Path(file).stem,
         "made": dt.datetime.now(dt.UTC).date().isoformat(),
@@ -36,6 +38,10 @@ def about_of(
         "weight_dtype": weight_dtype,
         "kv_dtype": kv_dtype,
     }
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(".yaml").strip("/").rpartition("/")[2] or "mine"
 
 
 def _check_file(file: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SERVER_OPTIONS = (
     click.option("--out", "file", metavar="FILE", required=True, help="Where the calibration goes; ends in .yaml."),
-    click.option("--name", help="What planner and simulator call it; the file's name if left out."),
+    click.option("--name", help="What --calibration finds it by in calibrations/; the file's name if left out."),
     click.option("--model", help="Of the endpoint's models; or the model's name."),
     click.option("--engine", help="vllm, sglang, llama-cpp, tgi, tensorrt-llm: where it does not tell."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A server setting it does not tell."),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import calendar
 import dataclasses
+import math
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from headway.errors import InputError, nearest
+from headway.metrics import PERCENTILES_FRAC
 from headway.perf.endpoint import (
     EVIDENCE,
     FORMAT,
@@ -20,7 +23,15 @@ from headway.perf.endpoint import (
     term_names,
 )
 from headway.reading import read_yaml
-from headway.types import Dtype, EngineSettings, LlamaCppSettings, SglangSettings, TensorRtLlmSettings, TgiSettings
+from headway.types import (
+    METRICS,
+    Dtype,
+    EngineSettings,
+    LlamaCppSettings,
+    SglangSettings,
+    TensorRtLlmSettings,
+    TgiSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -56,11 +67,18 @@ OWN: Mapping[str, type] = {
     "tgi": TgiSettings,
     "llama.cpp": LlamaCppSettings,
 }
+ENGINES = ("vllm", *OWN)
+#: Figures that bands, misfits and errors are of.
+FIGURES = (*(f"{metric}.p{100 * frac:g}" for metric in METRICS for frac in PERCENTILES_FRAC), "output_tokens_per_s")
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: A step takes less than an hour, and a table has no more entries than an engine's largest setting.
 _LONGEST_S, _MOST_ENTRIES = 3600.0, 2**24
+#: What scatters by more than a factor of twenty, a standard deviation of the logarithm, predicts nothing.
+_MOST_LOG_SD = 3.0
+#: A covariance's least eigenvalue may be below zero by so much of its largest: rounding.
+_ROUNDING_FRAC = 1e-9
 
 
 # --- by name --------------------------------------------------------------------------------------------
@@ -79,10 +97,10 @@ def read_calibration(name_or_path: str | Path) -> EndpointCalibration:
 
 
 def find_calibration(name_or_path: str | Path) -> Path:
-    """Return the file of a calibration: of a name, the first NAME.yaml in `calibration_folders`.
+    """Return the file of a calibration: of a name, the first NAME.yaml in `calibration_folders`, else `name: NAME`.
 
     Raises:
-        InputError: no folder has it; the nearest names and the folders are named.
+        InputError: no folder has it (the nearest names and the folders are named), or two files of one are called so.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or os.sep in text or "/" in text or text.endswith(".yaml"):
@@ -91,10 +109,31 @@ def find_calibration(name_or_path: str | Path) -> Path:
     for folder in folders:
         if (path := folder / f"{text}.yaml").is_file():
             return path
-    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    called = [_called(folder) for folder in folders]
+    for found in called:
+        if len(paths := found.get(text, ())) > 1:
+            both = " and ".join(map(str, paths))
+            hint = f"name the file: {paths[0]}"
+            raise InputError(f"two calibrations are called {text!r}: {both}", place="calibration", hint=hint)
+        if paths:
+            return paths[0]
+    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}.union(*called)
     looked = f"looked in {' and '.join(map(str, folders))}"
     hint = f"{nearest(text, known)}; {looked}" if known else f"{looked}, which have none"
     raise InputError(f"there is no calibration {text!r}", place="calibration", hint=hint)
+
+
+def _called(folder: Path) -> dict[str, list[Path]]:
+    """Return the calibrations of a folder by what they call themselves; a file that is none, or broken, is no one's."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            entries = read_yaml(path).entries()
+            name = entries["name"].text() if "headway_calibration" in entries else ""
+        except (InputError, KeyError):
+            continue
+        found.setdefault(name, []).append(path)
+    return found
 
 
 def calibration_folders() -> tuple[Path, Path]:
@@ -112,20 +151,27 @@ def _calibration(root: Node) -> EndpointCalibration:
     top = _all_of(root, KEYS)
     endpoint = _all_of(top["endpoint"], ENDPOINT)
     terms = _terms(top["terms"])
+    engine, engine_settings = endpoint["engine"].choice(ENGINES), _settings(top["settings"])
+    if engine_settings.engine != engine:
+        endpoint["engine"].fail(
+            f"{engine!r}, and the settings are of {engine_settings.engine!r}", "they are one engine's"
+        )
+    valid = {key: _range(node, least=0.0) for key, node in top["valid"].entries(VALID).items()}
     return EndpointCalibration(
         name=top["name"].text(),
-        made=_matching(top["made"], _DAY, "a day, such as 2026-11-21"),
-        **{key: endpoint[key].text() for key in ("engine", "model", "hardware")},
+        made=_day(top["made"]),
+        engine=engine,
+        **{key: endpoint[key].text() for key in ("model", "hardware")},
         engine_version=_text_if_any(endpoint["engine_version"]),
         tp=endpoint["tp"].integer(least=1),
         weight_dtype=endpoint["weight_dtype"].choice(get_args(Dtype)),
         kv_dtype=endpoint["kv_dtype"].choice(get_args(Dtype)),
-        settings=_settings(top["settings"]),
-        num_gpu_blocks=top["num_gpu_blocks"].integer(least=1),
+        settings=engine_settings,
+        num_gpu_blocks=_blocks(top["num_gpu_blocks"], engine_settings.block_size, valid),
         terms=terms,
         uncertainty=_uncertainty(top["uncertainty"], terms),
-        bands_frac={key: _range(node, least=-1.0) for key, node in top["bands_frac"].entries().items()},
-        valid={key: _range(node, least=0.0) for key, node in top["valid"].entries(VALID).items()},
+        bands_frac={key: _range(node, least=-1.0) for key, node in top["bands_frac"].entries(FIGURES).items()},
+        valid=valid,
         runs=tuple(map(_run, top["runs"].items())),
     )
 
@@ -152,6 +198,22 @@ def _all_of(node: Node, keys: Iterable[str]) -> dict[str, Node]:
 def _matching(node: Node, pattern: re.Pattern[str], expected: str) -> str:
     text = node.text()
     return text if pattern.fullmatch(text) else node.fail(f"expected {expected}, got {text!r}")
+
+
+def _day(node: Node) -> str:
+    text = _matching(node, _DAY, "a day, such as 2026-11-21")
+    year, month, day = map(int, text.split("-"))
+    there = 1 <= month <= 12 and 1 <= day <= calendar.monthrange(year, month)[1]
+    return text if there else node.fail(f"there is no day {text}")
+
+
+def _blocks(node: Node, block_size: int, valid: Mapping[str, tuple[float, float]]) -> int:
+    """Return the KV blocks, which held the longest request of those that were measured but for its last token."""
+    blocks = node.integer(least=1)
+    least = math.ceil((valid.get("context", (0.0, 0.0))[1] - 1) / block_size)
+    if blocks < least:
+        node.fail(f"{blocks} blocks do not hold the longest context under `valid`", f"that takes {least} at least")
+    return blocks
 
 
 def _text_if_any(node: Node) -> str:
@@ -204,7 +266,7 @@ def _uncertainty(node: Node, terms: StepTerms) -> Uncertainty:
     return Uncertainty(
         terms=tuple(names),
         covariance=_covariance(entries["covariance"], len(names)),
-        drift_log_sd=entries["drift_log_sd"].number(least=0.0),
+        drift_log_sd=entries["drift_log_sd"].number(least=0.0, most=_MOST_LOG_SD),
         misfit_log_sd=_misfits(entries["misfit_log_sd"]),
         not_identified=_reasons(entries["not_identified"], known),
     )
@@ -217,11 +279,24 @@ def _covariance(node: Node, size: int) -> tuple[tuple[float, ...], ...]:
         node.fail(f"expected {size} rows of 1, 2, … {size} numbers: a lower triangle in the order of the terms")
     if any(row[-1] < 0.0 for row in rows):
         node.fail("a variance, the last number of a row, is below zero")
-    return tuple(tuple(rows[max(i, j)][min(i, j)] for j in range(size)) for i in range(size))
+    whole = tuple(tuple(rows[max(i, j)][min(i, j)] for j in range(size)) for i in range(size))
+    if size:
+        _check_covariance(node, whole)
+    return whole
+
+
+def _check_covariance(node: Node, matrix: tuple[tuple[float, ...], ...]) -> None:
+    """Refuse what nothing can scatter like: more in common than on its own."""
+    import numpy as np
+
+    found = np.linalg.eigvalsh(matrix)
+    if found[0] < -_ROUNDING_FRAC * np.abs(found).max():
+        node.fail("no covariance: some terms have more in common than their variances allow")
 
 
 def _misfits(node: Node) -> dict[str, float]:
-    return {} if node.is_null else {key: value.number(least=0.0) for key, value in node.entries().items()}
+    entries = {} if node.is_null else node.entries(FIGURES)
+    return {key: value.number(least=0.0, most=_MOST_LOG_SD) for key, value in entries.items()}
 
 
 def _reasons(node: Node, known: Iterable[str]) -> dict[str, str]:
@@ -233,7 +308,7 @@ def _run(node: Node) -> FittedRun:
     for key in RUN:
         if key not in entries:
             node.fail(f"has no {key!r}")
-    errors = {key: one.number(least=-1.0) for key, one in entries["errors_frac"].entries().items()}
+    errors = {key: one.number(least=-1.0) for key, one in entries["errors_frac"].entries(FIGURES).items()}
     sha256 = entries["sha256"]
     return FittedRun(
         name=entries["name"].text(),
