@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.metrics import rank_of
+from headway.metrics import PERCENTILES_FRAC, rank_of
 from headway.probe.observed import distribution, increase, quantile
 
 values = st.lists(st.floats(0.0, 100.0), min_size=1, max_size=200)
@@ -30,6 +30,20 @@ def test_a_distribution_keeps_count_and_mean(samples: list[float], edges: list[f
     np.testing.assert_allclose(found.mean, np.mean(samples), atol=1e-9)
     lows = [found.quantiles[p].low for p in sorted(found.quantiles)]
     assert lows == sorted(lows)
+
+
+@given(values, bounds, st.floats(1e-3, 1.0), st.integers(0, 2**32 - 1))
+def test_counts_that_are_no_whole_numbers_have_quantiles(
+    samples: list[float], edges: list[float], share: float, seed: int
+) -> None:
+    """As recording rules and downsampled stores have them: a share of each, a little off."""
+    whole = np.array([sum(s <= edge for s in samples) for edge in [*edges, np.inf]], dtype=float)
+    cumulative = share * whole * (1 + 1e-3 * np.random.default_rng(seed).uniform(-1, 1, len(whole)))
+    found = distribution(np.array(edges), cumulative, share * sum(samples))
+    assert found.samples == round(found.counts.sum())
+    assert (found.counts >= 0).all()
+    assert len(found.quantiles) == (len(PERCENTILES_FRAC) if found.samples else 0)
+    assert all(one.low <= one.value <= one.high for one in found.quantiles.values())
 
 
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=8), min_size=1, max_size=4))

@@ -16,6 +16,7 @@ from headway.calibration.from_metrics import runs_of_scrape
 from headway.calibration.from_summary import run_of_summary
 from headway.errors import EvidenceError, InputError
 from headway.probe.nouns import Scrape
+from headway.probe.scrape_files import write_scrape
 from headway.types import Latency
 from headway.workload.summaries import read_summary
 from headway.workload.summary import Summary
@@ -187,6 +188,39 @@ def test_a_load_that_is_not_steady_is_no_run(running: np.ndarray, requests: np.n
     seen = scrape(running=running, requests=requests, generation_tokens=20 * requests, prompt_tokens=99 * requests)
     with pytest.raises(EvidenceError, match=f"day: no window of steady load.*{why}"):
         runs_of_scrape("day", seen, LONGEST)
+
+
+def test_metrics_of_another_engine_are_refused(tmp_path: Path) -> None:
+    names = {"requests": "vllm:request_success_total", "running": "vllm:num_requests_running"}
+    seen = scrape(running=FOUR, requests=RISING / 8, generation_tokens=RISING, prompt_tokens=RISING)
+    (tmp_path / "day").mkdir()
+    write_scrape(replace(seen, names={**seen.names, **names}), tmp_path / "day" / "metrics.parquet")
+    (run,) = read_runs(tmp_path / "day", LONGEST, engine="vllm")
+    assert run.concurrency == 4
+    with pytest.raises(InputError, match=r"metrics\.parquet: these are the metrics of vllm.* of llama\.cpp.*--engine"):
+        read_runs(tmp_path / "day", LONGEST, engine="llama.cpp")
+
+
+def test_windows_of_one_file_are_of_one_group() -> None:
+    seen = scrape(600, running=FOUR, requests=RISING * 2, generation_tokens=RISING, prompt_tokens=99 * RISING)
+    runs = runs_of_scrape("day", seen, LONGEST, group="day.json")
+    assert len(runs) == 2
+    assert {run.group for run in runs} == {"day.json"}
+    assert run_of_summary(SUMMARY, LONGEST).group == ""
+
+
+def test_counts_of_a_recording_rule_are_read(tmp_path: Path) -> None:
+    """Its rates give no whole numbers, and a histogram's buckets each their own."""
+    bounds, shares = np.array([0.1, 0.5, 1.0]), np.array([0.2, 0.7, 1.0, 0.9999])
+    counts = 0.37 * RISING[:, None] * shares
+    seen = scrape(600, running=FOUR, requests=0.37 * RISING, generation_tokens=RISING, prompt_tokens=99 * RISING)
+    spread = {
+        "ttft_s": (bounds, counts, 0.3 * counts[:, -1]),
+        "isl_tokens": (1000 * bounds, counts, 300 * counts[:, -1]),
+    }
+    for run in runs_of_scrape("day", replace(seen, histograms=spread), LONGEST):
+        assert run.stated is not None
+        assert {(one.metric, one.frac) for one in run.stated.figures} >= {("ttft", None), ("ttft", 0.9)}
 
 
 def test_metrics_without_latencies_are_refused() -> None:

@@ -165,12 +165,20 @@ def test_where_runs_are_kept_is_made_first(capsys: pytest.CaptureFixture[str]) -
         (("--set", "enable_prefix_caching=2"), "expected true or false, got '2'"),
         (("--set", "slot_prompt_similarity=nan"), "expected a number of at least 0, got 'nan'"),
         (("--set", "slots=4"), "no such setting"),
+        (("--set", "num_gpu_blocks=100"), "tokens was answered, and cannot be under num_gpu_blocks=100 of 1 tokens"),
     ],
 )
 def test_what_a_fit_is_told_wrongly(
     words: tuple[str, str], said: str, runs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refusal(capsys, "calibrate", "fit", *runs, *SERVER, "--out", "mine.yaml", *words)
+    assert not Path("mine.yaml").exists()
+
+
+def test_settings_under_which_the_answers_could_not_be(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    server = ("--engine", "vllm", "--set", "max_num_seqs=4", "--set", "max_model_len=64", "--out", "mine.yaml")
+    said = refusal(capsys, "calibrate", "fit", *runs, *server)
+    assert "tokens was answered, and cannot be under max_model_len=64 (--set max_model_len=2" in said
     assert not Path("mine.yaml").exists()
 
 

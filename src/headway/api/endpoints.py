@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway.api.endpoint_checks import about_of, checked_part, kept_folder
 from headway.errors import InputError
@@ -89,8 +90,8 @@ def calibrate_endpoint(
         hardware: what the server runs on, by its name in the catalogue or any other.
         source: traffic whose lengths are sent: a scenario, a trace or `profile:NAME`; a spread of lengths if None.
         budget_s: when to be done measuring.
-        keep: a new or empty folder for the requests of every run, each a folder that `calibrate_fit` reads; they are
-            not kept if None.
+        keep: a new or empty folder for the requests of every run, each a folder that `calibrate_fit` reads and that is
+            there as soon as the run has ended; they are not kept if None.
         model: which of its models; the only one if None.
         engine: where it does not tell.
         settings: of its engine, that it does not tell, by the engine's names.
@@ -134,10 +135,9 @@ def calibrate_endpoint(
         allow_public=allow_public,
         seed=seed,
         progress=progress,
+        ended=(lambda _number, _sent: None) if kept is None else functools.partial(_keep, kept),
     )
     taken = measure(plan)
-    if kept is not None:
-        _keep(kept, taken.sent)
     about |= {"engine": found.engine, "engine_version": endpoint.version, "model": _name_of(endpoint.model)}
     untold = found.engine == ENGINE and "async_scheduling" in endpoint.assumed
     made = _calibrated(taken.runs, found, blocks, about, file, progress, plan=plan, untold=untold)
@@ -183,7 +183,8 @@ def calibrate_fit(
         progress: told what is done, and how far it is.
 
     Raises:
-        InputError: a file cannot be read, or the server is not described well enough.
+        InputError: a file cannot be read, the server is not described well enough, or what it answered could not have
+            been under the settings.
         EvidenceError: too few requests were answered, too many failed, or no window of the metrics had a steady load.
     """
     from headway.api.replays import live
@@ -191,6 +192,7 @@ def calibrate_fit(
     live()
     from headway.calibration.choosing import ENGINE
     from headway.calibration.evidence import read_runs
+    from headway.calibration.runnable import check_runnable
     from headway.perf.endpoint_reader import read_calibration
 
     checked_part(part, osl_tokens)
@@ -207,25 +209,28 @@ def calibrate_fit(
     about |= {"engine": found.engine, "engine_version": engine_version or (known.engine_version if known else "")}
     about |= {"model": model or (known.model if known else "unnamed")}
     most = found.max_model_len
-    read = [run for path in runs for run in read_runs(path, most, part=part, osl_tokens=osl_tokens)]
+    asked: dict[str, Any] = {"part": part, "osl_tokens": osl_tokens, "engine": found.engine}
+    read = [run for path in runs for run in read_runs(path, most, **asked)]
     if not read:
         raise InputError("expected at least one run", place="RUN")
+    check_runnable(read, found, blocks)
     untold = found.engine == ENGINE and known is None and "async_scheduling" not in settings
     made = _calibrated(read, found, blocks, about, file, progress, untold=untold)
     faults = ((run.name, count, why) for run in read for why, count in run.faults.items())
     return replace(made, warnings=tuple(f"{name}: {count:,} × {why}" for name, count, why in faults))
 
 
-def _keep(folder: Path, every: list[Sent]) -> None:
-    """Write the requests of every run, in the order they were made."""
+def _keep(folder: Path, number: int, sent: Sent) -> None:
+    """Write the requests of a run; its folder appears whole or not at all."""
     from headway.calibration.clients import write_clients
     from headway.workload import write_trace
 
-    for number, sent in enumerate(every, 1):
-        into = folder / f"{number:02d}-{sent.load.name.replace(' ', '-').replace('#', '')}"
-        into.mkdir(parents=True, exist_ok=True)
-        write_trace(sent.trace, into / "requests.parquet")
-        write_clients(into, sent.load)
+    name = f"{number:02d}-{sent.load.name.replace(' ', '-').replace('#', '')}"
+    part = folder / f".{name}.part"
+    part.mkdir()
+    write_trace(sent.trace, part / "requests.parquet")
+    write_clients(part, sent.load)
+    part.rename(folder / name)
 
 
 # --- parts of both ---------------------------------------------------------------------------------------

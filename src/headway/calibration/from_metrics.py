@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy as np
 from headway.calibration.drawing import FRACS, LEAST_LOG_SD, METRICS, Arrivals, Lengths, draws_of, stated_run, unsaid
 from headway.calibration.runs import LEAST_REQUESTS, Run, Stated, StatedFigure
 from headway.calibration.watching import drawn_lengths, traffic_of
-from headway.errors import EvidenceError
+from headway.errors import EvidenceError, InputError
 from headway.probe.observed import observed
+from headway.probe.settings import DEFAULTS
+from headway.probe.signals import engine_of_names
 
 if TYPE_CHECKING:
     from headway.calibration.watching import Traffic
@@ -28,10 +31,36 @@ _STEADY_SD = 3.0
 _CLOSED_DISPERSION, _LEAST_LOOKS = 0.1, 8
 
 
+def check_engine(scrape: Scrape, engine: str, whose: str, *, file: object = None, place: str = "", hint: str) -> None:
+    """Make sure that metrics are an engine's.
+
+    Args:
+        scrape: the metrics; names that no engine has are anybody's.
+        engine: as `EngineSettings.engine` names it.
+        whose: what it is that is of this engine, in the words of an error.
+        file: where the metrics stand,
+        place: or what was given that is of another engine.
+        hint: what to do.
+
+    Raises:
+        InputError: they are another's.
+    """
+    found = engine_of_names(scrape.names.values())
+    if found and DEFAULTS[found].policy != engine:
+        problem = f"these are the metrics of {DEFAULTS[found].policy}, and {whose} is of {engine}"
+        raise InputError(problem, file=file, place=place, hint=hint)
+
+
 def runs_of_scrape(
-    name: str, scrape: Scrape, max_model_len: int, sha256: str = "", *, osl_tokens: float | None = None
+    name: str,
+    scrape: Scrape,
+    max_model_len: int,
+    sha256: str = "",
+    *,
+    osl_tokens: float | None = None,
+    group: str = "",
 ) -> list[Run]:
-    """Return the windows of steady load in a scrape, each a run.
+    """Return the windows of steady load in a scrape, each a run, and all of one group.
 
     Raises:
         InputError: the engine counts no requests and no output length was given.
@@ -46,7 +75,8 @@ def runs_of_scrape(
         if why:
             refused.append(f"{start_s:.0f}…{end_s:.0f} s: {why}")
         else:
-            runs.append(_window_run(label, scrape, seen, max_model_len, sha256, osl_tokens))
+            run = _window_run(label, scrape, seen, max_model_len, sha256, osl_tokens)
+            runs.append(replace(run, group=group or name))
     if not runs:
         raise EvidenceError(f"{name}: no window of steady load in these metrics: {'; '.join(refused)}")
     return runs

@@ -15,6 +15,7 @@ import numpy as np
 
 from headway.calibration.design import Proposal, candidates, propose
 from headway.calibration.fitting import fit
+from headway.calibration.runnable import check_runnable
 from headway.calibration.runs import TooFewError, run_of
 from headway.errors import EvidenceError
 from headway.probe.client import send
@@ -60,6 +61,7 @@ class Measuring:
         allow_public: whether a public address may be sent to.
         seed: of the prompts.
         progress: told what is done now, how many runs are done, and of how many.
+        ended: told each run as soon as it has ended, with its number from 1, before anything is made of it.
     """
 
     endpoint: Endpoint
@@ -70,6 +72,7 @@ class Measuring:
     allow_public: bool = False
     seed: int = 0
     progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None
+    ended: Callable[[int, Sent], None] = lambda _number, _sent: None
 
     @property
     def slot_s(self) -> float:
@@ -85,16 +88,17 @@ class Measuring:
 
 @dataclass(slots=True)
 class Taken:
-    """What measuring gave so far: what was sent, the runs that it makes, and why the rest of it makes none."""
+    """What measuring gave so far: what was sent, the runs that it makes, why the rest makes none, who ended it."""
 
     sent: list[Sent] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    between: bool = False  # somebody stopped it while the next run was chosen
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody stopped the last run: its time was not up."""
-        return bool(self.sent) and _stopped(self.sent[-1])
+        """Whether somebody stopped it, in the last run or after it."""
+        return self.between or (bool(self.sent) and _stopped(self.sent[-1]))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -108,7 +112,8 @@ def measure(about: Measuring) -> Taken:
 
     Raises:
         EvidenceError: too little was answered in the first run, or somebody stopped it before its end.
-        InputError: the address is not allowed, or a load cannot be sent.
+        InputError: the address is not allowed, a load cannot be sent, or was answered and could not have been under
+            the settings.
     """
     ended_s = time.monotonic() + about.budget_s
     taken = Taken()
@@ -118,7 +123,11 @@ def measure(about: Measuring) -> Taken:
             load = Load(name=f"closed {clients}", requests=_alone(about.traffic), concurrency=clients)
             _add(about, load, taken)
     while time.monotonic() + about.slot_s <= ended_s and not taken.stopped:
-        proposals = next_runs(about, taken.runs, most=1)
+        try:
+            proposals = next_runs(about, taken.runs, most=1)
+        except KeyboardInterrupt:
+            taken.between = True
+            break
         if not proposals and len(taken.runs) >= LEAST_RUNS:
             break
         load = proposals[0].load if proposals else _again(about, len(taken.runs))
@@ -189,13 +198,19 @@ def _add(about: Measuring, load: Load, taken: Taken) -> None:
     shift = len(taken.runs) * 37 % max(len(load.requests), 1)  # other prompts and lengths than the runs before
     sent = _sent(about, _rolled(load, shift), 1.0)
     taken.sent.append(sent)
+    about.ended(len(taken.sent), sent)
     try:
-        taken.runs.append(run_of(sent))
+        run = run_of(sent)
     except EvidenceError as error:
         more = f" in {about.slot_s:.0f} s; a longer --budget, or shorter prompts (--scale-isl), would give more"
         if not taken.runs:
             raise EvidenceError(f"{error}{more if isinstance(error, TooFewError) else ''}") from None
         taken.dropped.append(str(error))
+        return
+    settings = about.endpoint.settings
+    assert settings is not None  # checked by who calibrates
+    check_runnable([run], settings, about.num_gpu_blocks)
+    taken.runs.append(run)
 
 
 def _sent(about: Measuring, load: Load, slots: float) -> Sent:

@@ -113,6 +113,8 @@ class Run:
         sends_s: of a closed loop, when each request was sent; None: not known. In an open one `requests` say it.
         stated: of a run known in figures alone, these: it is fitted to them. Its `requests` are then the first draw,
             its latencies those of a typical request, by which nothing is fitted.
+        group: of runs that are not independent of one another, such as the windows of one file of metrics, the same;
+            empty: it stands alone.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Run:
     faults: Mapping[str, int] = field(default_factory=dict)
     sends_s: FloatColumn | None = field(default=None, repr=False)
     stated: Stated | None = None
+    group: str = ""
 
     def __len__(self) -> int:
         return len(self.requests)

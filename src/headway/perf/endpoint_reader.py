@@ -111,7 +111,7 @@ def find_calibration(name_or_path: str | Path) -> Path:
             return path
     called = [_called(folder) for folder in folders]
     for found in called:
-        if len(paths := found.get(text, ())) > 1:
+        if len(paths := found.get(text, [])) > 1:
             both = " and ".join(map(str, paths))
             hint = f"name the file: {paths[0]}"
             raise InputError(f"two calibrations are called {text!r}: {both}", place="calibration", hint=hint)

@@ -165,7 +165,11 @@ def _mean(time_s: FloatColumn, values: FloatColumn) -> float:
 
 
 def distribution(bounds: FloatColumn, cumulative: FloatColumn, total: float) -> Distribution:
-    """Return samples counted in buckets, with quantiles as metrics.py ranks them."""
+    """Return samples counted in buckets, with quantiles as metrics.py ranks them.
+
+    What a recording rule or a downsampled store makes of counts need be neither whole nor rise from bucket to bucket.
+    """
+    cumulative = np.maximum.accumulate(cumulative)
     samples = round(float(cumulative[-1]))
     return Distribution(
         samples=samples,
@@ -181,7 +185,7 @@ def quantile(bounds: FloatColumn, cumulative: FloatColumn, frac: float) -> Bound
 
     In the bucket beyond the last bound there is no upper edge: the value is the lower one, as PromQL has it.
     """
-    rank = rank_of(frac, round(float(cumulative[-1]))) + 1
+    rank = min(rank_of(frac, round(float(cumulative[-1]))) + 1, float(cumulative[-1]))
     at = int(np.searchsorted(cumulative, rank))
     low = float(bounds[at - 1]) if at else 0.0
     if at == len(bounds):
