@@ -15,7 +15,18 @@ from headway.workload.reader_results import vllm_result
 from headway.workload.readers import look
 from headway.workload.source import Source
 from headway.workload.summaries_guidellm import guidellm_csv, guidellm_json
-from headway.workload.summary import NAN, Summary, csv_rows, latency_of, needed, notes_of, number
+from headway.workload.summary import (
+    NAN,
+    Summary,
+    count,
+    counted,
+    csv_rows,
+    latency_of,
+    needed,
+    notes_of,
+    number,
+    part,
+)
 from headway.workload.trace import ReadOptions
 
 if TYPE_CHECKING:
@@ -32,7 +43,7 @@ def holds_no_requests(path: str | Path) -> bool:
     if "benchmarks" in head.keys:
         benchmarks = source.json().get("benchmarks")
         ones = benchmarks if isinstance(benchmarks, list) else []
-        return not any(isinstance(one, dict) and (one.get("requests") or {}).get("successful") for one in ones)
+        return not any(part(one, "requests").get("successful") for one in ones)
     if {"num_prompts", "completed"} <= head.keys:
         return "input_lens" not in head.keys
     return bool(head.keys & {"time_to_first_token", "request_throughput"}) or bool(
@@ -78,20 +89,19 @@ _VLLM_QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)_(ttft|tpot|itl|e2el)_ms")
 
 def _vllm(source: Source, options: ReadOptions) -> Summary:
     result = vllm_result(source, options)
-    asked = needed(source, result.get("num_prompts"), "num_prompts")
-    done = needed(source, result.get("completed"), "completed")
+    asked = counted(source, result.get("num_prompts"), "num_prompts")
+    done = counted(source, result.get("completed"), "completed")
     rate = result.get("request_rate")
     rate_per_s = math.inf if rate == "inf" else None if rate is None else needed(source, rate, "request_rate")
-    cap = result.get("max_concurrency")
-    concurrency = None if cap is None else int(needed(source, cap, "max_concurrency"))
+    concurrency = count(source, result.get("max_concurrency"), "max_concurrency")
     latency = {m: found for key, m in _VLLM_METRICS.items() if (found := _vllm_latency(source, result, key, done))}
-    failed = number(source, result.get("failed"), "failed")
-    each = max(done, 1.0)
+    failed = count(source, result.get("failed"), "failed")
+    each = max(done, 1)
     return Summary(
         tool="vllm-bench",
         file=str(source.path),
-        requests=int(asked),
-        failed=int(asked - done if math.isnan(failed) else failed),
+        requests=asked,
+        failed=max(asked - done, 0) if failed is None else failed,
         concurrency=concurrency,
         rate_per_s=rate_per_s,
         isl_tokens=number(source, result.get("total_input_tokens"), "total_input_tokens") / each,
@@ -104,14 +114,14 @@ def _vllm(source: Source, options: ReadOptions) -> Summary:
     )
 
 
-def _vllm_latency(source: Source, result: dict[str, Any], name: str, samples: float) -> Latency | None:
+def _vllm_latency(source: Source, result: dict[str, Any], name: str, samples: int) -> Latency | None:
     mean = number(source, result.get(f"mean_{name}_ms"), f"mean_{name}_ms")
     if math.isnan(mean):
         return None
     quantiles = {0.5: number(source, result.get(f"median_{name}_ms"), f"median_{name}_ms")}
     for key, value in result.items():
         match = _VLLM_QUANTILE.fullmatch(key)
-        if match and match[2] == name:
+        if match and match[2] == name and float(match[1]) <= 100:
             quantiles[float(match[1]) / 100] = number(source, value, key)
     return latency_of(samples, mean, NAN, quantiles, 1e-3)
 
@@ -153,10 +163,10 @@ def _aiperf_load(source: Source, config: dict[str, Any]) -> tuple[int | None, fl
     phases = [one for one in phases if isinstance(one, dict)] if isinstance(phases, list) else []
     load = next((one for one in phases if one.get("kind") == "profiling"), config.get("loadgen"))
     load = load if isinstance(load, dict) else {}
-    clients = number(source, load.get("concurrency"), "input_config, concurrency")
+    clients = count(source, load.get("concurrency"), "input_config, concurrency")
     rate = number(source, load.get("rate", load.get("request_rate")), "input_config, rate")
     evenly = "constant" in (load.get("type"), load.get("request_rate_mode"))
-    return None if math.isnan(clients) else int(clients), None if math.isnan(rate) else rate, evenly
+    return clients, None if math.isnan(rate) else rate, evenly
 
 
 def _aiperf_csv(source: Source, _options: ReadOptions) -> Summary:
@@ -180,11 +190,9 @@ def _aiperf(source: Source, tables: dict[str, dict[str, Any]], load: tuple[int |
         name: number(source, tables.get(_AIPERF_OTHERS[name][0], {}).get("std"), f"{name}, std")
         for name in ("isl", "osl")
     }
-    values = {
-        name: number(source, tables.get(tag, {}).get("avg"), f"{tag}, avg") for name, (tag, _) in _AIPERF_OTHERS.items()
-    }
-    answered = needed(source, values["answered"], "request_count")
-    failed = 0 if math.isnan(values["failed"]) else int(values["failed"])
+    said = {name: (tables.get(tag, {}).get("avg"), f"{tag}, avg") for name, (tag, _) in _AIPERF_OTHERS.items()}
+    answered, failed = counted(source, *said.pop("answered")), count(source, *said.pop("failed")) or 0
+    values = {name: number(source, *one) for name, one in said.items()}
     latency = {
         metric: _aiperf_latency(source, tables[tag], tag, answered)
         for metric, (tag, _) in _AIPERF_METRICS.items()
@@ -193,7 +201,7 @@ def _aiperf(source: Source, tables: dict[str, dict[str, Any]], load: tuple[int |
     return Summary(
         tool="aiperf",
         file=str(source.path),
-        requests=int(answered) + failed,
+        requests=answered + failed,
         failed=failed,
         concurrency=concurrency,
         rate_per_s=rate_per_s,
@@ -210,12 +218,13 @@ def _aiperf(source: Source, tables: dict[str, dict[str, Any]], load: tuple[int |
     )
 
 
-def _aiperf_latency(source: Source, table: dict[str, Any], tag: str, answered: float) -> Latency:
+def _aiperf_latency(source: Source, table: dict[str, Any], tag: str, answered: int) -> Latency:
     unit = str(table.get("unit"))
     if unit not in _UNIT_S:
         source.fail(f"expected a time in {', '.join(_UNIT_S)}, got {unit!r}", f"{tag}, unit")
     matches = ((_AIPERF_QUANTILE.fullmatch(key), key) for key in table)
-    quantiles = {float(match[1]) / 100: number(source, table[key], f"{tag}, {key}") for match, key in matches if match}
-    count = number(source, table.get("count"), f"{tag}, count")
+    found = ((float(match[1]) / 100, key) for match, key in matches if match)
+    quantiles = {frac: number(source, table[key], f"{tag}, {key}") for frac, key in found if frac <= 1}
+    samples = count(source, table.get("count"), f"{tag}, count")
     mean, most = (number(source, table.get(key), f"{tag}, {key}") for key in ("avg", "max"))
-    return latency_of(answered if math.isnan(count) else count, mean, most, quantiles, _UNIT_S[unit])
+    return latency_of(answered if samples is None else samples, mean, most, quantiles, _UNIT_S[unit])

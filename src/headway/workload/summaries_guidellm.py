@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from headway.workload.reader_results import pick
 from headway.workload.source import parse_json
-from headway.workload.summary import NAN, Summary, csv_rows, latency_of, needed, notes_of, number
+from headway.workload.summary import (
+    NAN,
+    Summary,
+    count,
+    counted,
+    csv_rows,
+    latency_of,
+    needed,
+    notes_of,
+    number,
+    part,
+)
 
 if TYPE_CHECKING:
     from headway.types import Latency, Metric
@@ -36,15 +47,15 @@ def guidellm_json(source: Source, options: ReadOptions) -> Summary:
     if not isinstance(benchmarks, list):
         source.fail("expected a list", "benchmarks")
     one = pick(source, benchmarks, options, "benchmarks")
-    metrics = _part(one, "metrics")
-    strategy = _part(one, "config", "strategy")
+    metrics = part(one, "metrics")
+    strategy = part(one, "config", "strategy")
     kind = str(strategy.get("type_"))
-    spreads = {metric: _part(metrics, name, "successful") for metric, (name, _, _) in _METRICS.items()}
-    counts = _part(metrics, "request_totals")
-    tokens = {key: _part(metrics, f"{key}_token_count", "successful") for key in ("prompt", "output")}
+    spreads = {metric: part(metrics, name, "successful") for metric, (name, _, _) in _METRICS.items()}
+    counts = part(metrics, "request_totals")
+    tokens = {key: part(metrics, f"{key}_token_count", "successful") for key in ("prompt", "output")}
     lengths = {key: (one.get("mean"), one.get("std_dev")) for key, one in tokens.items()}
     return _summary(source, (kind, strategy.get("streams"), strategy.get("rate"), strategy.get("max_concurrency")),
-                     counts, lengths, _part(one).get("duration"), spreads)  # fmt: skip
+                     counts, lengths, part(one).get("duration"), spreads)  # fmt: skip
 
 
 def guidellm_csv(source: Source, options: ReadOptions) -> Summary:
@@ -82,8 +93,8 @@ def _summary(
     spreads: dict[Metric, dict[str, Any]],
 ) -> Summary:
     concurrency, rate_per_s = _load(source, *strategy)
-    done = needed(source, counts.get("successful"), "request_totals, successful")
-    failed = sum(needed(source, counts.get(key) or 0, f"request_totals, {key}") for key in ("errored", "incomplete"))
+    done = counted(source, counts.get("successful"), "request_totals, successful")
+    failed = sum(counted(source, counts.get(key) or 0, f"request_totals, {key}") for key in ("errored", "incomplete"))
     duration_s = number(source, duration, "duration")
     isl, isl_sd, osl, osl_sd = (
         number(source, one, f"{key}_token_count") for key in ("prompt", "output") for one in lengths[key]
@@ -92,8 +103,8 @@ def _summary(
     return Summary(
         tool="guidellm",
         file=str(source.path),
-        requests=int(done + failed),
-        failed=int(failed),
+        requests=done + failed,
+        failed=failed,
         concurrency=concurrency,
         rate_per_s=rate_per_s,
         isl_tokens=isl,
@@ -114,28 +125,20 @@ def _load(source: Source, kind: str, streams: Any, rate: Any, cap: Any) -> tuple
     if kind == "synchronous":
         return 1, None
     if kind == "concurrent":
-        return int(needed(source, streams, "strategy, streams")), None
+        return counted(source, streams, "strategy, streams"), None
     if kind == "throughput":
-        clients = number(source, cap, "strategy, max_concurrency")
-        return None if math.isnan(clients) else int(clients), math.inf
+        return count(source, cap, "strategy, max_concurrency"), math.inf
     if kind in ("constant", "poisson"):
         return None, needed(source, rate, "strategy, rate")
     return None, None
 
 
-def _latency(source: Source, metric: Metric, spread: dict[str, Any], done: float) -> Latency:
+def _latency(source: Source, metric: Metric, spread: dict[str, Any], done: int) -> Latency:
     name, _, unit_s = _METRICS[metric]
-    percentiles = _part(spread, "percentiles")
+    percentiles = part(spread, "percentiles")
     quantiles = {frac: number(source, percentiles.get(key), f"{name}, {key}") for key, frac in _QUANTILES.items()}
     mean, most = (number(source, spread.get(key), f"{name}, {key}") for key in ("mean", "max"))
     return latency_of(done, mean, most, quantiles, unit_s)
-
-
-def _part(value: Any, *keys: str) -> dict[str, Any]:
-    """Return the object at those keys; an empty one where there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
 
 
 def _list(text: str) -> list[Any]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from headway.workload.source import Source
 
 NAN = float("nan")
+#: Requests and clients of a run: whoever says more has another number in that place.
+MOST = 10**9
 #: A median gap below this share of the mean: most chunks came together with the one before.
 _COALESCED_FRAC = 0.02
 _FROM_SENT = "latencies are from when a request was sent: a client that sends late hides that wait"
@@ -71,27 +73,55 @@ class Summary:
 
 
 def number(source: Source, value: Any, place: str) -> float:
-    """Return a number, NaN where there is none."""
+    """Return a number from 0 on, NaN where there is none."""
     if value is None or value == "":
         return NAN
     try:
-        return float(value)
+        found = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        found = math.inf
     except (TypeError, ValueError):
         source.fail(f"expected a number, got {str(value)[:40]!r}", place)
+    if found < 0 or found == math.inf:
+        source.fail("expected a finite number from 0 on", place)
+    return found
 
 
 def needed(source: Source, value: Any, place: str) -> float:
-    """Return a number from 0 on."""
+    """Return a number from 0 on that must be there."""
     found = number(source, value, place)
-    if not found >= 0:
+    if math.isnan(found):
         source.fail("expected a number from 0 on", place)
     return found
 
 
-def latency_of(samples: float, mean: float, most: float, quantiles: Mapping[float, float], unit_s: float) -> Latency:
+def count(source: Source, value: Any, place: str) -> int | None:
+    """Return how many, None where it does not say."""
+    found = number(source, value, place)
+    if found > MOST:
+        source.fail(f"expected at most {MOST:,}, got {found:g}", place)
+    return None if math.isnan(found) else int(found)
+
+
+def counted(source: Source, value: Any, place: str) -> int:
+    """Return how many, which must be there."""
+    needed(source, value, place)
+    found = count(source, value, place)
+    assert found is not None
+    return found
+
+
+def part(value: Any, *keys: str) -> dict[str, Any]:
+    """Return the object at those keys; an empty one where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def latency_of(samples: int, mean: float, most: float, quantiles: Mapping[float, float], unit_s: float) -> Latency:
     """Return a latency given in units of `unit_s`; quantiles it does not say (NaN) are left out."""
     scaled = {frac: value * unit_s for frac, value in sorted(quantiles.items()) if not math.isnan(value)}
-    return Latency(samples=int(samples), mean_s=mean * unit_s, max_s=most * unit_s, quantiles_s=scaled)
+    return Latency(samples=samples, mean_s=mean * unit_s, max_s=most * unit_s, quantiles_s=scaled)
 
 
 def notes_of(latency: Mapping[Metric, Latency], concurrency: int | None, rate_per_s: float | None) -> list[str]:
