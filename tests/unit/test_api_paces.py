@@ -95,6 +95,22 @@ def test_only_a_trace_has_a_window() -> None:
         traffic_of("profile:azure-conv", Pace(), requests=None, window_s=(0.0, 1.0), seed=0)
 
 
+@pytest.mark.parametrize(
+    "pace",
+    [
+        Pace(clients=(2000,), duration_s=3600.0),
+        Pace(clients=(1000, 2000), step_s=3600.0),
+        Pace(rates_per_s=(1e6, 2e6), step_s=3600.0),
+        Pace(rate_per_s=1e6, duration_s=3600.0),
+    ],
+)
+def test_no_more_is_drawn_than_may_be_sent(pace: Pace, tmp_path: Path) -> None:
+    assert pace.needs(1.0, 100_000) == 100_000
+    for source in ("profile:azure-conv", trace_file(tmp_path)):
+        found = traffic_of(source, pace, requests=None, window_s=None, seed=0, most=300)
+        assert len(found.requests) <= 300
+
+
 # --- runs joined -----------------------------------------------------------------------------------------
 
 

@@ -107,15 +107,16 @@ class Pace:
         assert self.step_s is not None
         return self.step_s / (len(self.stages()) if self.ramp_per_s is not None else 1)
 
-    def needs(self, rate_per_s: float) -> int | None:
-        """Return how many requests to draw; None: nothing says."""
+    def needs(self, rate_per_s: float, most: int) -> int | None:
+        """Return how many requests to draw, at most those that may be sent; None: nothing says."""
         if self.rates_per_s or self.ramp_per_s is not None:
-            return math.ceil(1.1 * sum(self.stages()) * self.stage_s()) + 50
+            return math.ceil(min(1.1 * sum(self.stages()) * self.stage_s() + 50, most))
         lasts_s = (self.step_s or 0.0) if len(self.clients) > 1 else (self.duration_s or 0.0)
         if self.closed and lasts_s:
-            return math.ceil(sum(self.clients) * lasts_s * _CLIENT_MOST_PER_S)
+            return math.ceil(min(sum(self.clients) * lasts_s * _CLIENT_MOST_PER_S, most))
         if self.duration_s is not None and math.isfinite(rate_per_s):
-            return math.ceil(1.5 * self.duration_s * (self.rate_per_s or rate_per_s * self.rate_factor)) + 50
+            wanted = 1.5 * self.duration_s * (self.rate_per_s or rate_per_s * self.rate_factor) + 50
+            return math.ceil(min(wanted, most))
         return None
 
     def load(self, name: str, requests: Requests) -> Load:
@@ -167,6 +168,7 @@ def traffic_of(
     requests: int | None,
     window_s: tuple[float, float] | None,
     seed: int,
+    most: int | None = None,
 ) -> Traffic:
     """Return what a source says is to be sent, before any change of pace.
 
@@ -176,31 +178,33 @@ def traffic_of(
         requests: the first so many; a trace's own number, or 200, if None.
         window_s: of a trace: only what arrives within.
         seed: of what is drawn.
+        most: requests that may be sent at all: no more are drawn; as `Limits` has it if None.
 
     Raises:
         InputError: the source is not known, or has something wrong in it.
     """
+    from headway.probe.limits import Limits
     from headway.types import Slo
 
     if requests is not None and requests < 1:
         raise InputError(f"expected at least 1, got {requests}", place="requests")
-    none = Slo(objectives=())
+    none, most = Slo(objectives=()), most or Limits().requests
     if str(source).startswith(PROFILE):
         from headway.workload import profile
 
         spec = profile(str(source).removeprefix(PROFILE)).spec
-        return Traffic(name=spec.name, requests=_drawn(spec, pace, requests, window_s, seed), slo=none)
+        return Traffic(name=spec.name, requests=_drawn(spec, pace, requests, window_s, seed, most), slo=none)
     if Path(source).suffix in (".yaml", ".yml"):
         from headway.scenario import read_scenario
 
         known = read_scenario(source)
-        drawn = _drawn(known.workload, pace, requests, window_s, seed)
+        drawn = _drawn(known.workload, pace, requests, window_s, seed, most)
         return Traffic(name=known.workload.name, requests=drawn, slo=known.slo)
-    return _recorded(source, pace, requests, window_s, seed)
+    return _recorded(source, pace, requests, window_s, seed, most)
 
 
 def _drawn(
-    spec: WorkloadSpec, pace: Pace, requests: int | None, window_s: tuple[float, float] | None, seed: int
+    spec: WorkloadSpec, pace: Pace, requests: int | None, window_s: tuple[float, float] | None, seed: int, most: int
 ) -> Requests:
     from headway.types import Requests
     from headway.workload import generate
@@ -208,12 +212,12 @@ def _drawn(
     if window_s is not None:
         raise InputError("only a trace has a window", place="window_s", hint="say how many requests")
     own = len(spec.content) if isinstance(spec.content, Requests) else REQUESTS
-    drawn: Requests = generate(spec, requests=requests or pace.needs(spec.rate_per_s) or own, seed=seed)
+    drawn: Requests = generate(spec, requests=requests or pace.needs(spec.rate_per_s, most) or own, seed=seed)
     return drawn
 
 
 def _recorded(
-    source: str | Path, pace: Pace, requests: int | None, window_s: tuple[float, float] | None, seed: int
+    source: str | Path, pace: Pace, requests: int | None, window_s: tuple[float, float] | None, seed: int, most: int
 ) -> Traffic:
     import numpy as np
 
@@ -225,7 +229,7 @@ def _recorded(
     trace = read_trace(source, window_s=window_s, seed=seed)
     arriving = take(trace.requests, np.arange(min(requests or len(trace.requests), len(trace.requests))))
     treatments = trace.treatments
-    wanted = pace.needs(math.inf) if pace.closed and requests is None else None
+    wanted = pace.needs(math.inf, most) if pace.closed and requests is None else None
     if wanted is not None and wanted > len(arriving):
         arriving = repeat(arriving, np.zeros(wanted))
         treatments += (Treatment(rows=wanted, text="request of the trace, begun anew with prefixes of its own"),)
