@@ -26,7 +26,7 @@ from headway.probe.flight import retry_after_s
 from headway.probe.handshake import spoken_instead
 from headway.probe.keys import Key
 from headway.probe.nouns import ERRORS
-from headway.probe.reading import Reading
+from headway.probe.reading import Reading, shortened
 
 
 def test_a_key_shows_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -184,7 +184,53 @@ def test_bad_chunks(chunk: Any, code: str) -> None:
     good = {"choices": [{"text": "a", "finish_reason": None}]}
     reading = read(good, chunk, good)
     assert reading.code == code and reading.message and len(reading.ends) == 1
-    assert "\n" not in reading.message
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"[" * 200_000,
+        b'{"choices": [], "usage": {"prompt_tokens": 1e999}}',
+        b'{"choices": [], "usage": {"completion_tokens": 1' + b"0" * 30 + b"}}",
+        b'{"choices": [{"text": "a", "token_ids": [1e999]}]}',
+    ],
+)
+def test_a_chunk_beyond_all_bounds_is_malformed(chunk: bytes) -> None:
+    assert read(chunk, chat(content="a")).code == "malformed"
+
+
+def test_a_text_that_is_none_is_a_token_without_a_text() -> None:
+    reading = read({"choices": [{"text": 7, "finish_reason": "length"}]})
+    assert ("".join(reading.text), len(reading.ends), reading.code) == ("", 1, "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "words"),
+    [
+        (b'{"error": {"message": "the engine is dead"}}', "server-error", "the engine is dead"),
+        (b'{"error": "out of memory"}', "server-error", "out of memory"),
+        (b"<html>Bad gateway</html>", "malformed", "Bad gateway"),
+        (b'{"choices": []}', "malformed", "choices"),
+        (b"", "", ""),
+    ],
+)
+def test_an_answer_that_is_no_stream_is_quoted(raw: bytes, code: str, words: str) -> None:
+    reading = Reading()
+    for _ in reading.slices(raw):
+        pass
+    assert reading.code == code
+    assert words in reading.message
+
+
+def test_what_is_shown_of_a_message_is_one_line_that_no_terminal_obeys() -> None:
+    assert shortened("out of\nmemory \x1b[2J\r\n") == "out of memory �[2J"
+    assert len(shortened("x" * 1000)) == 200
+
+
+def test_a_key_is_found_where_it_was_escaped() -> None:
+    key = Key('a/b"c\\d', "test")
+    for quoted in ('a/b"c\\d', r"a\/b\"c\\d", repr('a/b"c\\d'), json.dumps({"key": 'a/b"c\\d'})):
+        assert "b" not in key.hidden_in(quoted)
 
 
 def test_the_room_names_its_modules() -> None:

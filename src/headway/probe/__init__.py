@@ -8,9 +8,10 @@ A run goes through the modules in this order; `nouns` says what they hand on (`E
   bodies: `contents` chooses numbers that share exactly what the prefix ids share, `vocabulary` the tokens or words
   for them, and `bodies` is all that the client wants of them.
 - Sending: `client.send` runs a load within `limits`, on a `clock`. Each request is a `flight`; `turns` keeps sessions
-  in order, `transport` notes when each byte came, and nothing is read until an answer is whole. Then `sse` splits the
-  stream, `reading` finds its tokens, and `columns` puts the request into the trace. `faults` names what went wrong,
-  `handshake` what was wrong with TLS; `costs` says what the client cost and whether it was the limit.
+  in order and has the bodies of later turns, which may ask the server, made `apart`; `transport` notes when each byte
+  came, and nothing is read until an answer is whole. Then `sse` splits the stream, `reading` finds its tokens, and
+  `columns` puts the request into the trace. `faults` names what went wrong, `handshake` what was wrong with TLS;
+  `costs` says what the client cost and whether it was the limit.
 - The server's side: `scrape` fetches its metrics in the same loop and `signals` gives them one name for all engines;
   `scrape_files` keeps them beside the requests and asks a Prometheus server; `observed` makes figures of a window of
   them.

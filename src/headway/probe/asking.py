@@ -51,7 +51,7 @@ class Server:
     key: Key | None = None
 
     def get(self, route: str) -> str | None:
-        """Return a page, None where there is none.
+        """Return a page, None where there is none for us: a proxy may guard what beside the API it does not need.
 
         Raises:
             InputError: nobody answers, or another address is pointed to.
@@ -70,26 +70,32 @@ class Server:
         """Return the JSON object of a route that every server has, empty where this one has it not.
 
         Raises:
-            InputError: nobody answers, another address is pointed to, or the server cannot answer now.
+            InputError: nobody answers, another address is pointed to, or the server does not answer us, or not now.
         """
         return _object(self._ask(urllib.request.Request(self.url + route), needed=True))  # noqa: S310 - as above
 
-    def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    def post(self, route: str, body: dict[str, Any], *, needed: bool = False) -> dict[str, Any]:
         """Return the JSON object a body is answered with, empty where it is refused.
 
+        Args:
+            route: beside the API, or where `needed`, of it.
+            body: what to ask.
+            needed: whether nothing can be done without the answer.
+
         Raises:
-            InputError: nobody answers, or another address is pointed to.
+            InputError: nobody answers, or another address is pointed to; where `needed`, likewise what `needed` raises.
         """
         data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        return _object(self._ask(urllib.request.Request(self.url + route, data, kind)))  # noqa: S310 - as above
+        asked = urllib.request.Request(self.url + route, data, kind)  # noqa: S310 - as above
+        return _object(self._ask(asked, needed=needed))
 
     def _ask(self, request: urllib.request.Request, *, needed: bool = False) -> str | None:
         try:
             return str(opened(request, self.key, PATIENCE_S).decode("utf-8", errors="replace"))
         except urllib.error.HTTPError as error:
-            if error.code in (401, 403):
+            if needed and error.code in (401, 403):
                 hint = "give an API key" if self.key is None else f"the key of {self.key.source} is refused"
-                raise InputError(f"refuses to answer ({error.code})", file=self.url, hint=hint) from None
+                raise InputError(f"refuses to answer ({error.code})", file=request.full_url, hint=hint) from None
             if needed and error.code >= 500:
                 hint = "still loading?" if error.code == 503 else "look at what the server logs"
                 raise InputError(f"answers {error.code}", file=request.full_url, hint=hint) from None

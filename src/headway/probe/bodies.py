@@ -9,12 +9,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
-    """What an earlier turn of the same session was answered."""
+    """What an earlier turn of the same session was answered.
+
+    All later turns are given the same object: whoever makes their bodies asks the server once and notes it here.
+
+    Attributes:
+        text: of the answer.
+        token_ids: of the text; None: neither told nor asked for yet.
+        until_tokens: of the conversation up to this answer and of an empty message behind it, as a chat template writes
+            them; None: not counted yet.
+    """
 
     text: str
-    token_ids: tuple[int, ...] = ()  # where the server told them
+    token_ids: tuple[int, ...] | None = None
+    until_tokens: int | None = None
 
 
 class Bodies(Protocol):
@@ -31,10 +41,13 @@ class Bodies(Protocol):
     def body(self, row: int, answers: Mapping[int, Answer]) -> bytes:
         """Return the JSON body of a row of the load.
 
-        Called once for each row that is sent, from the thread that sends, shortly before the row is due; ahead of
-        time where it is no later turn of a session.
+        Called once for each row that is sent: ahead of time, from the thread that sends; where there are answers, as
+        soon as the last of them has come and from a thread of its own, so that it may ask the server.
 
         Args:
             row: of `Load.requests`.
             answers: by row, what the earlier turns of its session were answered; empty for a first turn.
+
+        Raises:
+            InputError: it cannot be made: the server does not answer what must be asked. It costs this request alone.
         """

@@ -22,6 +22,7 @@ from headway.probe.flight import Flight
 from headway.probe.handshake import spoken_instead
 from headway.probe.limits import Limits
 from headway.probe.nouns import Sent
+from headway.probe.reading import shortened
 from headway.probe.transport import allow_connections, session
 from headway.probe.turns import Ready, Turns
 
@@ -214,19 +215,19 @@ class _Run:
         row = flight.row
         hang_up = None
         with flight.hanging_up():
-            before_s = await self.turns.before(row)
+            # a task may begin when the run has been stopped since it was made
+            before_s = None if self.stopped else await self.turns.before(row)
             if before_s is None:
                 flight.code = "not-sent"
             else:
                 zero_s, scheduled_s = self.clock.zero_s, float(self.load.requests.arrive_s[row])
                 flight.due_s = max(zero_s + max(scheduled_s, free_s), before_s)
-                await self.clock.until(flight.due_s - zero_s)
-                hang_up = self._patience(flight, scheduled_s)
-                self.sent += 1
-                self.most_in_flight = max(self.most_in_flight, self.sent - self.ended)
-                await flight.exchange(
-                    self.session, self.address.url + self.bodies.path, self.ready.take(row), self.limits
-                )
+                if (body := await self._body(flight)) is not None:
+                    await self.clock.until(flight.due_s - zero_s)
+                    hang_up = self._patience(flight, scheduled_s)
+                    self.sent += 1
+                    self.most_in_flight = max(self.most_in_flight, self.sent - self.ended)
+                    await flight.exchange(self.session, self.address.url + self.bodies.path, body, self.limits)
         if hang_up is not None:
             hang_up.cancel()
             self.ended += 1
@@ -234,6 +235,15 @@ class _Run:
         await self._doubt(flight)
         await self._read(flight)
         del self.flights[row]
+
+    async def _body(self, flight: Flight) -> bytes | None:
+        """Return the body; None where the server does not tell what it takes, which is the fault of this one alone."""
+        try:
+            return await self.ready.take(flight.row)
+        except InputError as error:
+            flight.code, flight.message = "connection", str(error)
+            self.sent, self.ended = self.sent + 1, self.ended + 1
+            return None
 
     def _patience(self, flight: Flight, scheduled_s: float) -> asyncio.TimerHandle | None:
         """Hang up when the load says so, as long after the request was due as there."""
@@ -260,13 +270,15 @@ class _Run:
             async with self.desk:
                 for _ in flight.reading.slices(b"".join(flight.arrivals.pieces)):
                     await asyncio.sleep(0)
-            if self.key is not None:
-                flight.message = self.key.hidden_in(flight.message)
-                flight.reading.message = self.key.hidden_in(flight.reading.message)
+            flight.message, flight.reading.message = map(self._shown, (flight.message, flight.reading.message))
             code = self.columns.add(flight, self.clock.zero_s)
         reading = flight.reading
         self.turns.over(flight.row, code, flight.end_s, "".join(reading.text), reading.token_ids)
         flight.arrivals.pieces.clear()
+
+    def _shown(self, message: str) -> str:
+        """Hide the key, and only then shorten: of a key that was cut nobody could tell any more that it is one."""
+        return shortened(message if self.key is None else self.key.hidden_in(message))
 
     # --- beside it
 

@@ -106,6 +106,6 @@ def _version(engine: str, server: Server) -> str:
     return said if isinstance(said, str) else ""
 
 
-def _tokenizer(engine: str) -> Literal["ids", "tokenize", ""]:
+def _tokenizer(engine: str) -> Literal["ids", ""]:
     """Say how prompts of exact length are made: TGI takes texts alone, of unknown servers nothing is known."""
     return "ids" if engine in ("vllm", "sglang", "llama-cpp", "tensorrt-llm") else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from headway.probe.faults import code_of, code_of_status, message_of
-from headway.probe.reading import Reading, said
+from headway.probe.reading import Reading, decoded, said
 from headway.probe.transport import CURRENT, Arrivals
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Flight:
             self.again_s = time.perf_counter() + wait_s
             await asyncio.sleep(wait_s)
             return False
-        self.code, self.message = code_of_status(response.status), _said(b"".join(arrivals.pieces))
+        self.code, self.message = code_of_status(response.status), said(decoded(b"".join(arrivals.pieces)))
         return True
 
     async def _stalls(self, patience_s: float) -> None:
@@ -131,10 +130,3 @@ def retry_after_s(header: str) -> float | None:
         return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _said(body: bytes) -> str:
-    try:
-        return said(json.loads(body))
-    except ValueError:
-        return said(body[:400].decode("utf-8", errors="replace"))

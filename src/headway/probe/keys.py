@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, NoReturn
 
 from headway.errors import InputError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 class Key:
     """An API key. Nothing shows it, copies it into a file or compares it: it can only be sent (`authorization`)."""
 
-    __slots__ = ("_secret", "source")
+    __slots__ = ("_quoted", "_secret", "source")
 
     def __init__(self, secret: str, source: str) -> None:
         """Keep a key.
@@ -32,6 +33,7 @@ class Key:
         if not (secret.isascii() and secret.isprintable()) or " " in secret:
             raise InputError("that is no API key: expected printable ASCII without blanks", place=source)
         self._secret, self.source = secret, source
+        self._quoted = re.compile("".join(rf"\\?{re.escape(each)}" for each in secret))
 
     @classmethod
     def from_environment(cls, variable: str) -> Key:
@@ -62,8 +64,11 @@ class Key:
         return f"Bearer {self._secret}"
 
     def hidden_in(self, text: str) -> str:
-        """Return a text with the key in it covered: servers quote keys they refuse."""
-        return text.replace(self._secret, "…")
+        """Return a text with the key in it covered, also where quotes and slashes in it were escaped.
+
+        Servers quote keys they refuse. To be given whole texts only: half a key is not found.
+        """
+        return self._quoted.sub("…", text)
 
     def __repr__(self) -> str:
         return f"<Key of {self.source}>"

@@ -47,8 +47,8 @@ class Endpoint:
         model: the served model's name.
         settings: what is known of its scheduler, over the engine's defaults; None: the engine is not known.
         num_gpu_blocks: KV blocks of one replica; 0 where it does not tell.
-        tokenizer: how prompts of exact length are made: "ids" (prompts may be lists of token ids), "tokenize" (it has
-            a route that counts), or empty: lengths are estimated from its usage blocks.
+        tokenizer: how prompts of exact length are made: "ids" (prompts may be lists of token ids), or empty: lengths
+            are estimated from its usage blocks.
         metrics: whether it exposes Prometheus metrics.
         told: setting -> where it says so (`/props`, `/metrics`, `/v1/models`, …).
         assumed: setting -> why its value was taken though nothing told it.
@@ -60,7 +60,7 @@ class Endpoint:
     model: str
     settings: EngineSettings | None
     num_gpu_blocks: int
-    tokenizer: Literal["ids", "tokenize", ""]
+    tokenizer: Literal["ids", ""]
     metrics: bool
     told: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, str] = field(default_factory=dict)

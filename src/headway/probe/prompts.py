@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from headway.errors import InputError
 from headway.probe.asking import Server
 from headway.probe.contents import Contents, spliced
 from headway.probe.vocabulary import Frame, Tokenizer, Vocabulary, chat_frame, estimated_frame, vocabulary
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from headway.types import BoolColumn, IntColumn, Requests
 
 Api = Literal["completions", "chat"]
-Output = Literal["forced", "natural"]
 Messages = list[dict[str, str]]
 
 _PATHS: dict[str, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
@@ -65,8 +65,9 @@ class Prompts:
     def tokens(self, row: int, answers: Mapping[int, Answer]) -> IntColumn:
         """Return the (isl_tokens,) tokens of a prompt."""
         earlier = {
-            turn: (int(self.requests.isl_tokens[turn]), self._shared_tokens(row, turn), self._answered(answer))
+            turn: (start, shared, self._answered(answer))
             for turn, answer in sorted(answers.items())
+            if (shared := self._shared_tokens(row, turn)) > (start := int(self.requests.isl_tokens[turn]))
         }
         return spliced(np.asarray(self.words.ids)[self.contents.numbers(row)], earlier)
 
@@ -106,11 +107,7 @@ class Prompts:
         """Return the conversation so far and a message that fills it up to the length asked for."""
         history = self._history(row, answers)
         isl = int(self.requests.isl_tokens[row])
-        if history:
-            taken = len(self.tokenizer.chat_ids([*history, {"role": "user", "content": ""}])) if self.exact else 0
-            taken = taken or self._taken(row, max(answers))
-        else:
-            taken = self.frame.tokens
+        taken = self._taken(row, max(answers), history, answers[max(answers)]) if history else self.frame.tokens
         numbers = self.contents.numbers(row)
         start = taken - (self.frame.tokens - self.frame.head_tokens)
         count = max(round((isl - taken) / self.frame.per_word), 1)
@@ -127,8 +124,13 @@ class Prompts:
         earlier = {turn: answer for turn, answer in answers.items() if turn < before}
         return [*self._messages(before, earlier), {"role": "assistant", "content": answers[before].text}]
 
-    def _taken(self, row: int, before: int) -> int:
-        """Estimate the tokens of a conversation so far, where nobody counts them."""
+    def _taken(self, row: int, before: int, history: Messages, last: Answer) -> int:
+        """Count the tokens of a conversation so far; estimate them where nobody counts."""
+        if self.exact:
+            if last.until_tokens is None:
+                asked = [*history, {"role": "user", "content": ""}]
+                last.until_tokens = len(self._counted(self.tokenizer.chat_ids(asked)))
+            return last.until_tokens
         return min(
             int(self.requests.isl_tokens[before] + self.requests.osl_tokens[before]) + self.frame.tokens,
             int(self.requests.isl_tokens[row]) - 1,
@@ -141,7 +143,16 @@ class Prompts:
         return self.contents.common_blocks(row, other, prefix) * prefix.block_tokens
 
     def _answered(self, answer: Answer) -> tuple[int, ...]:
-        return answer.token_ids or tuple(self.tokenizer.ids(answer.text))
+        if answer.token_ids is None:
+            found = self.tokenizer.ids(answer.text) if answer.text else []
+            answer.token_ids = tuple(self._counted(found) if answer.text and self.words.exact else found)
+        return answer.token_ids
+
+    def _counted(self, ids: list[int]) -> list[int]:
+        """Refuse the silence of a server that did count when it was first asked."""
+        if not ids:
+            raise InputError("it does not count tokens any more", file=self.endpoint.url)
+        return ids
 
 
 def prompts(
@@ -150,7 +161,6 @@ def prompts(
     *,
     api: Api = "completions",
     seed: int = 0,
-    output: Output = "forced",
     salt: str = "",
     key: Key | None = None,
 ) -> Prompts:
@@ -161,8 +171,6 @@ def prompts(
         requests: lengths, prefix ids, sessions; those `fitting` keeps.
         api: text completions (prompts as token ids where the server takes them), or chat.
         seed: of everything drawn.
-        output: `forced`: as long as `osl_tokens`, where the engine can be told; `natural`: until the model stops, at
-            most `max_tokens`.
         salt: another one makes other prompts, so that a run finds nothing of an earlier one in the server's cache.
         key: sent as a bearer token.
 
@@ -173,13 +181,13 @@ def prompts(
     tokenizer = Tokenizer(server, endpoint)
     words = vocabulary(tokenizer, ids=_by_ids(endpoint, api))
     frame, exact = _framed(server, endpoint, tokenizer, words, api)
-    forced = output == "forced" and endpoint.engine in _FORCIBLE
+    forced = endpoint.engine in _FORCIBLE
     return Prompts(
         path=_PATHS[api],
         forced=forced,
         exact=exact,
         frame=frame,
-        notes=tuple(_notes(exact=exact, unforced=output == "forced" and not forced)),
+        notes=tuple(_notes(exact=exact, forced=forced)),
         endpoint=endpoint,
         requests=requests,
         contents=Contents(requests, len(words.words), (seed, zlib.crc32(salt.encode()))),
@@ -198,6 +206,9 @@ def _framed(
 ) -> tuple[Frame, bool]:
     """Return what the server puts around the words of a prompt, and whether that is exactly known."""
     if _by_ids(endpoint, api):
+        if not words.exact:  # nothing it answered so far says that it would answer us
+            asked = {"model": endpoint.model, "prompt": [int(words.ids[0])], "max_tokens": 1}
+            server.post(_PATHS[api], asked, needed=True)
         return Frame(), True
     known = chat_frame(tokenizer, words) if words.exact and api == "chat" else None
     return known or estimated_frame(server, endpoint, words, _PATHS[api]), known is not None
@@ -266,12 +277,12 @@ def _continued(requests: Requests) -> BoolColumn:
     return follows
 
 
-def _notes(*, exact: bool, unforced: bool) -> list[str]:
+def _notes(*, exact: bool, forced: bool) -> list[str]:
     found = []
     if not exact:
         found.append(
             "The server has no tokenizer to ask: prompts are as long as two short requests let expect, not exactly so."
         )
-    if unforced:
+    if not forced:
         found.append("This server cannot be told to go on after a stop token: answers may be shorter than asked for.")
     return found

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SAID = ("content", "reasoning_content", "reasoning", "tool_calls", "refusal")
 #: Events read at a stretch: about half a millisecond, so that nothing that is due waits longer.
 SLICE = 64
+#: Characters of a message that are shown.
+MOST_SAID = 200
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class Reading:
 
     def slices(self, raw: bytes) -> Iterator[None]:
         """Read a stream to its end or its first error; pauses every `SLICE` events."""
+        number = 0
         for number, (end, data) in enumerate(events(raw), start=1):
             if data == b"[DONE]":
                 self.finished = True
@@ -48,14 +51,16 @@ class Reading:
                 return
             if number % SLICE == 0:
                 yield
+        if raw and not number:
+            self.code, self.message = _of_no_stream(raw)
 
     def _chunk(self, end: int, data: bytes) -> None:
         try:
             chunk = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):  # also one nested without end
             chunk = None
         if not isinstance(chunk, dict):
-            self.code, self.message = "malformed", f"no JSON object: {data[:80]!r}"
+            self.code, self.message = "malformed", f"no JSON object: {said(data)}"
         elif chunk.get("error"):
             self.code, self.message = "server-error", said(chunk)
         elif not isinstance(chunk.get("choices", []), list):
@@ -63,7 +68,7 @@ class Reading:
         else:
             try:
                 self._take(end, chunk)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                 self.code, self.message = "malformed", f"{type(error).__name__}: {error}"
 
     def _take(self, end: int, chunk: dict[str, Any]) -> None:
@@ -72,8 +77,8 @@ class Reading:
             delta = choice.get("delta")
             said_here = choice.get("text") if delta is None else delta.get("content")
             ids = choice.get("token_ids") or ()
-            self.text.append(said_here or "")
-            self.token_ids.extend(int(token) for token in ids)
+            self.text.append(said_here if isinstance(said_here, str) else "")
+            self.token_ids.extend(_count(token) for token in ids)
             self.finished |= choice.get("finish_reason") is not None
             tokens |= bool(ids) or _is_token(choice)
         if tokens:
@@ -83,14 +88,22 @@ class Reading:
     def _usage(self, usage: dict[str, Any], timings: dict[str, Any]) -> None:
         """Take the counts of a usage block; of llama-server's timings what it lacks."""
         if timings and "completion_tokens" not in usage:
-            cached = int(timings.get("cache_n", 0))
-            self.input_tokens, self.cached_tokens = int(timings.get("prompt_n", -1 - cached)) + cached, cached
-            self.output_tokens = int(timings.get("predicted_n", -1))
+            cached = _count(timings.get("cache_n", 0))
+            self.input_tokens, self.cached_tokens = _count(timings.get("prompt_n", -1 - cached)) + cached, cached
+            self.output_tokens = _count(timings.get("predicted_n", -1))
         if usage:
-            self.input_tokens = int(usage.get("prompt_tokens", self.input_tokens))
-            self.output_tokens = int(usage.get("completion_tokens", self.output_tokens))
+            self.input_tokens = _count(usage.get("prompt_tokens", self.input_tokens))
+            self.output_tokens = _count(usage.get("completion_tokens", self.output_tokens))
             found = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-            self.cached_tokens = self.cached_tokens if found is None else int(found)
+            self.cached_tokens = self.cached_tokens if found is None else _count(found)
+
+
+def _count(value: Any) -> int:
+    """Return a number of tokens, or of a token; a column cannot hold more than these."""
+    found = int(value)
+    if abs(found) >= 2**62:
+        raise ValueError(f"no number of tokens: {value}")
+    return found
 
 
 def _is_token(choice: dict[str, Any]) -> bool:
@@ -108,9 +121,30 @@ def _is_token(choice: dict[str, Any]) -> bool:
     return not ended and "role" not in delta and any(delta.get(name) == "" for name in _SAID)
 
 
+def _of_no_stream(raw: bytes) -> tuple[str, str]:
+    """Return the code and the words of an answer without a single event: some servers say in plain JSON what failed."""
+    answer = decoded(raw)
+    if isinstance(answer, dict) and answer.get("error"):
+        return "server-error", said(answer)
+    return "malformed", f"no stream of events: {said(answer)}"
+
+
+def decoded(raw: bytes) -> object:
+    """Return an answer as the JSON it is, else its bytes."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+
+
 def said(answer: object) -> str:
-    """Return the server's own words in an error answer, on one line of bounded length."""
+    """Return the server's own words in an answer, in full: who shows them hides what must not be seen and shortens."""
     words = answer.get("error", answer) if isinstance(answer, dict) else answer
     if isinstance(words, dict):
         words = words.get("message", words)
-    return " ".join(str(words).split())[:200]
+    return words.decode("utf-8", errors="backslashreplace") if isinstance(words, bytes) else str(words)
+
+
+def shortened(words: str) -> str:
+    """Return a message on one line of bounded length, without characters that a terminal would obey."""
+    return "".join(each if each.isprintable() else "�" for each in " ".join(words.split())[:MOST_SAID])

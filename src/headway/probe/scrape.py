@@ -15,10 +15,11 @@ import numpy as np
 from headway.errors import InputError
 from headway.probe.address import checked_address
 from headway.probe.nouns import Scrape
+from headway.probe.reading import shortened
 from headway.probe.signals import Reading, engine_of, reading_of, samples_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     import aiohttp
 
@@ -32,6 +33,8 @@ MOST_BYTES = 32 * 2**20
 MOST_KEPT_BYTES = 256 * 2**20
 #: An engine answers between two batches, which may take seconds.
 PATIENCE_S = 30.0
+#: but what it says of itself after a run is not waited for longer than this.
+LAST_S = 2.0
 #: Answers that say there are no metrics: asking again is of no use (llama-server without --metrics: 501).
 _NONE = (401, 403, 404, 405, 501)
 
@@ -97,13 +100,22 @@ class Scraper:
         timeout = aiohttp.ClientTimeout(total=max(PATIENCE_S, self.interval_s))
         connector = aiohttp.TCPConnector(resolver=Resolved(self._address))
         async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
-            while not ended.is_set() and not self._over:
-                await self.fetch(session, now_s)
-                wait_s = self.interval_s - now_s() % self.interval_s
-                await _sleep(ended, wait_s)
+            await _until(ended, self._rounds(session, now_s))
             if not self._over:
-                await self.fetch(session, now_s)
+                await self._last(session, now_s)
         return await asyncio.to_thread(self.scrape)
+
+    async def _rounds(self, session: aiohttp.ClientSession, now_s: Callable[[], float]) -> None:
+        while not self._over:
+            await self.fetch(session, now_s)
+            await asyncio.sleep(self.interval_s - now_s() % self.interval_s)
+
+    async def _last(self, session: aiohttp.ClientSession, now_s: Callable[[], float]) -> None:
+        try:
+            async with asyncio.timeout(LAST_S):
+                await self.fetch(session, now_s)
+        except TimeoutError:
+            self._problem(f"{self.url} did not answer within {LAST_S:g} s of the end")
 
     async def fetch(self, session: aiohttp.ClientSession, now_s: Callable[[], float]) -> None:
         """Fetch the page once and keep it."""
@@ -140,7 +152,8 @@ class Scraper:
             try:
                 read.append((time_s, samples_of(zlib.decompress(page).decode())))
             except ValueError as error:  # also no UTF-8
-                self._problem(f"{self.url} is no exposition: {str(error)[:80]}")
+                words = str(error) if self._key is None else self._key.hidden_in(str(error))
+                self._problem(f"{self.url} is no exposition: {shortened(words)}")
         return scrape_of(read, engine=self._engine, failed=self.failed)
 
 
@@ -154,11 +167,16 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes | None:
     return bytes(page)
 
 
-async def _sleep(ended: asyncio.Event, wait_s: float) -> None:
+async def _until(ended: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Do something, but not beyond the end of the run."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(ended.wait())]
     try:
-        await asyncio.wait_for(ended.wait(), wait_s)
-    except TimeoutError:
-        return
+        for done in (await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))[0]:
+            done.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # --- from samples to columns ---------------------------------------------------------------------------------------

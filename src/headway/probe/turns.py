@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from headway.probe.apart import apart
 from headway.probe.bodies import Answer
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Bodies that are ready before their requests are due.
 AHEAD = 256
+#: Bodies with answers in them that are made at the same time: a server that is asked meanwhile is not asked by more.
+AT_ONCE = 32
 #: What an earlier turn may have come to so that the next one follows.
 ANSWERED = ("", "stopped-early", "too-long", "cancelled")
 
@@ -46,7 +49,7 @@ class Turns:
         """A turn ended; the one behind it may go."""
         if row not in self._followed:
             return
-        self._answers[row] = self.answers(row) | {row: Answer(text=text, token_ids=tuple(token_ids))}
+        self._answers[row] = self.answers(row) | {row: Answer(text=text, token_ids=tuple(token_ids) or None)}
         self._answers.pop(self.earlier.get(row, -1), None)
         self._future(row).set_result(end_s if code in ANSWERED else None)
 
@@ -64,6 +67,7 @@ class Ready:
         self._made: dict[int, bytes] = {}
         self._next = 0
         self._room = asyncio.Event()
+        self._desks = asyncio.Semaphore(AT_ONCE)
 
     def fill(self, most: int = AHEAD) -> None:
         """Make some of what is missing."""
@@ -83,11 +87,17 @@ class Ready:
                 await self._room.wait()
             await asyncio.sleep(0.0005)  # whatever is due goes first
 
-    def take(self, row: int) -> bytes:
-        """Return the body of a row."""
+    async def take(self, row: int) -> bytes:
+        """Return the body of a row; one that goes on from answers is made beside the loop.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        if row in self._turns.earlier:
+            async with self._desks:
+                return await apart(self._bodies.body, row, self._turns.answers(row))
         self._room.set()
-        self._next = (
-            max(self._next, row + 1) if row not in self._made and row not in self._turns.earlier else self._next
-        )
-        made = self._made.pop(row, None)
-        return self._bodies.body(row, self._turns.answers(row)) if made is None else made
+        if row not in self._made:
+            self._next = max(self._next, row + 1)
+            return self._bodies.body(row, {})
+        return self._made.pop(row)

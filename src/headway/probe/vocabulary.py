@@ -66,7 +66,7 @@ class Tokenizer:
         asked: dict[str, Any] = {"model": self._model, "prompt": text, "add_special_tokens": False}
         if self._engine == "llama-cpp":
             asked = {"content": text, "add_special": False, "parse_special": True}
-        return list(self._server.post("/tokenize", asked).get("tokens") or ())
+        return _tokens(self._server.post("/tokenize", asked))
 
     def chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the tokens of a conversation as the server's template writes it; empty where it cannot tell."""
@@ -75,7 +75,7 @@ class Tokenizer:
         if self._engine != "vllm":
             return []
         asked = {"model": self._model, "messages": messages, "add_generation_prompt": True}
-        return list(self._server.post("/tokenize", asked).get("tokens") or ())
+        return _tokens(self._server.post("/tokenize", asked))
 
     def text(self, ids: list[int]) -> str:
         """Return the text of tokens; empty where it cannot tell."""
@@ -88,6 +88,12 @@ class Tokenizer:
             if entry.get("id") == self._model and (entry.get("meta") or {}).get("n_vocab"):
                 return int(entry["meta"]["n_vocab"])
         return _ORDINARY[1]
+
+
+def _tokens(said: dict[str, Any]) -> list[int]:
+    """Return the tokens a server told; empty where they are no list of ids."""
+    found = said.get("tokens")
+    return found if isinstance(found, list) and all(type(each) is int and 0 <= each < 2**31 for each in found) else []
 
 
 def vocabulary(tokenizer: Tokenizer, *, ids: bool) -> Vocabulary:
@@ -169,8 +175,9 @@ def estimated_frame(server: Server, endpoint: Endpoint, known: Vocabulary, path:
     for size in sizes:
         text = known.text([each % len(known.words) for each in range(size)])
         content = {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
-        said = server.post(path, {"model": endpoint.model, "max_tokens": 1, **content}).get("usage") or {}
-        if not isinstance(said.get("prompt_tokens"), int):
+        answer = server.post(path, {"model": endpoint.model, "max_tokens": 1, **content}, needed=True)
+        said = answer.get("usage")
+        if not isinstance(said, dict) or not isinstance(said.get("prompt_tokens"), int):
             raise InputError(
                 "it has no tokenizer to ask, and does not say how long prompts are",
                 file=endpoint.url,
