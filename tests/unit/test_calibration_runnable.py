@@ -52,6 +52,15 @@ def test_one_request_that_has_no_room_is_named(settings: EngineSettings, blocks:
         check_runnable([run_of([700] + [50] * 9)], settings, blocks - 1)
 
 
+def test_a_prompt_that_is_no_step_is_named() -> None:
+    tgi = replace(VLLM, engine="tgi", version="3", block_size=1, async_scheduling=False, max_num_batched_tokens=699)
+    with pytest.raises(
+        InputError, match=r"700 \+ 20 .* max_num_batched_tokens=699 with .*--set max_num_batched_tokens=700"
+    ):
+        check_runnable([run_of([700] + [50] * 9)], replace(tgi, enable_chunked_prefill=False), 8192)
+    check_runnable([run_of([700] + [50] * 9)], tgi, 8192)
+
+
 def test_what_was_not_answered_may_be_of_any_length() -> None:
     check_runnable([run_of([50] * 9 + [2000], answered=9)], VLLM, 8192)
 

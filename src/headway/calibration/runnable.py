@@ -43,6 +43,9 @@ def check_runnable(runs: Sequence[Run], settings: EngineSettings, num_gpu_blocks
     longest = worst.isl_tokens + worst.osl_tokens
     if longest > settings.max_model_len:
         limit, hint = f"max_model_len={settings.max_model_len}", f"--set max_model_len={longest} or more"
+    elif not settings.enable_chunked_prefill and worst.isl_tokens > settings.max_num_batched_tokens:
+        limit = f"max_num_batched_tokens={settings.max_num_batched_tokens} with chunked prefill off"
+        hint = f"--set max_num_batched_tokens={worst.isl_tokens} or more"
     else:
         limit = f"num_gpu_blocks={num_gpu_blocks} of {settings.block_size} tokens"
         hint = "--set num_gpu_blocks=… as many as the server has"
