@@ -8,16 +8,21 @@
 * **goodput** requests per second that met every per-request limit of the SLO.
 
 OSL counts the tokens received where they were counted, else those asked for. Where a stream had several tokens in one
-chunk, ITL has one sample per gap between chunks.
+chunk, ITL has one sample per gap between chunks. An answer of several tokens that all came at the same time (something
+on the way gathered the stream) has a TPOT which nobody can tell: it is no sample and not 0, is counted, and meets no
+limit.
 
 Figures are over the requests that *arrived* within a window; warm-up and cool-down are cut by `window_of`. A request
 that failed or did not finish is counted as infinitely late, never dropped: a percentile that falls on one is infinite.
+
+A request whose client hung up before its end is *cancelled*: no failure of the server, and no success. It keeps its
+TTFT if it had one by then, has no other latency, is counted on its own, and is in no share of requests.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,10 +32,13 @@ from headway.types import Latency, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from headway.types import Belief, FloatColumn, IntColumn, Metric, Requests, Slo
+    from headway.types import Belief, BoolColumn, FloatColumn, IntColumn, Metric, Requests, Slo
 
 #: Percentiles every outcome carries, besides those its objectives ask for.
 PERCENTILES_FRAC = (0.5, 0.9, 0.95, 0.99)
+
+#: In `Served.failed`: the client hung up before the end.
+CANCELLED = -1
 
 #: Shares of the arrivals cut from either end: the first find an empty fleet, the last find it draining.
 WARM_UP_FRAC, COOL_DOWN_FRAC = 0.1, 0.05
@@ -40,8 +48,10 @@ WARM_UP_FRAC, COOL_DOWN_FRAC = 0.1, 0.05
 class Served:
     """What became of each request, as columns in order of arrival; times are NaN where they never happened.
 
-    `first_s` is None where nobody looked: then there is no TTFT and no TPOT. `input_tokens` and `output_tokens` are
-    what was really read and given, where that may differ from what the requests say.
+    `failed` is 0 where the request did not fail, `CANCELLED` where its client hung up, anything else where it was
+    refused or given up. `first_s` is None where nobody looked: then there is no TTFT and no TPOT. `input_tokens` and
+    `output_tokens` are what was really read and given, where that may differ from what the requests say.
+    `cached_tokens` is −1 where nobody told, None where nobody told of any.
 
     `itl_quantile_s` answers the ITL quantile at a fraction, where gaps were recorded; `itl_mean_s` and `itl_max_s` and
     `itl_samples` go with it.
@@ -49,7 +59,7 @@ class Served:
 
     first_s: FloatColumn | None
     last_s: FloatColumn
-    failed: FloatColumn | IntColumn  # non-zero: refused or given up
+    failed: FloatColumn | IntColumn
     input_tokens: IntColumn | None = None
     output_tokens: IntColumn | None = None
     cached_tokens: IntColumn | None = None
@@ -107,19 +117,22 @@ def latency_of(values_s: FloatColumn, percentiles_frac: tuple[float, ...]) -> La
 def request_latencies(requests: Requests, served: Served) -> dict[Metric, FloatColumn]:
     """Return TTFT, TPOT and E2E of every request, in seconds.
 
-    Infinite where the request failed or did not get that far; TPOT is NaN for a request of one token. TTFT and TPOT
-    are not there where nobody looked for first tokens.
+    Infinite where the request failed or did not get that far; NaN where it was cancelled before. TPOT is NaN, too, for
+    a request of one token, and for one whose tokens all came at the same time. TTFT and TPOT are not there where
+    nobody looked for first tokens.
     """
-    lasting = np.asarray(served.failed) == 0
-    done = np.isfinite(served.last_s) & lasting
-    e2e_s = np.where(done, served.last_s, np.inf) - requests.arrive_s
+    fate = np.asarray(served.failed)
+    else_s = np.where(fate == CANCELLED, np.nan, np.inf)
+    done = np.isfinite(served.last_s) & (fate == 0)
+    e2e_s = np.where(done, served.last_s, else_s) - requests.arrive_s
     if served.first_s is None:
         return {"e2e": e2e_s}
-    ttft_s = np.where(np.isfinite(served.first_s) & lasting, served.first_s, np.inf)
+    began = np.isfinite(served.first_s) & ((fate == 0) | (fate == CANCELLED))
+    ttft_s = np.where(began, served.first_s, else_s) - requests.arrive_s
     gaps = _osl_tokens(requests, served) - 1
     with np.errstate(invalid="ignore", divide="ignore"):
-        tpot_s = np.where(done, (served.last_s - served.first_s) / gaps, np.inf)
-    return {"ttft": ttft_s - requests.arrive_s, "tpot": np.where(gaps > 0, tpot_s, np.nan), "e2e": e2e_s}
+        tpot_s = np.where(done, (served.last_s - served.first_s) / gaps, else_s)
+    return {"ttft": ttft_s, "tpot": np.where((gaps > 0) & (tpot_s > 0), tpot_s, np.nan), "e2e": e2e_s}
 
 
 def _osl_tokens(requests: Requests, served: Served) -> IntColumn:
@@ -142,27 +155,31 @@ def _itl(served: Served, slo: Slo) -> Latency | None:
     )
 
 
-def _good(latencies_s: Mapping[Metric, FloatColumn], slo: Slo) -> FloatColumn:
+def _good(latencies_s: Mapping[Metric, FloatColumn], slo: Slo, single: BoolColumn) -> FloatColumn:
     """Which requests met every limit: a request is held to the strictest limit of each metric that has one.
 
-    ITL has no value per request and binds the whole window only; a TPOT that does not exist is met.
+    ITL has no value per request and binds the whole window only; the TPOT that a request of one token (`single`) does
+    not have is met.
     """
     good = np.isfinite(latencies_s["e2e"])
     for metric, values_s in latencies_s.items():
         limits_s = [o.limit_s for o in slo.objectives if o.metric == metric]
         if limits_s:
-            good &= ~(values_s > min(limits_s))
+            good &= (values_s <= min(limits_s)) | (np.isnan(values_s) & single)
     return good.astype(np.float64)
 
 
 def violations(latency: Mapping[Metric, Latency], slo: Slo, served_frac: float) -> dict[str, float]:
-    """Return by how much each objective is missed: value / limit − 1, for those that are; `success` likewise."""
+    """Return by how much each objective is missed: value / limit − 1, for those that are; `success` likewise.
+
+    NaN where nobody can tell the value of any request that must have one: the objective is not shown to be met.
+    """
     missed = {
-        str(o): latency[o.metric].at(o.percentile_frac) / o.limit_s - 1
+        str(o): one.at(o.percentile_frac) / o.limit_s - 1
         for o in slo.objectives
-        if o.metric in latency
-        and latency[o.metric].samples
-        and not latency[o.metric].at(o.percentile_frac) <= o.limit_s
+        if (one := latency.get(o.metric)) is not None
+        and (one.samples or one.unknown)
+        and not one.at(o.percentile_frac) <= o.limit_s
     }
     if served_frac < slo.success_frac:
         missed["success"] = slo.success_frac - served_frac
@@ -181,32 +198,46 @@ def outcome(requests: Requests, served: Served, slo: Slo, belief: Belief) -> Out
     itl = _itl(served, slo)
     if itl is not None:
         latency["itl"] = itl
-    arrived = int(inside.sum())
-    failed = int((np.asarray(served.failed)[inside] != 0).sum())
+    fate = np.asarray(served.failed)[inside]
+    arrived, cancelled = int(inside.sum()), int((fate == CANCELLED).sum())
+    failed = int((fate != 0).sum()) - cancelled
     done = np.isfinite(latencies_s["e2e"])
     finished = int(done.sum())
-    good = float(_good(latencies_s, slo).sum())
-    window_s = max(end_s - start_s, 1e-12)
     isl = (requests.isl_tokens if served.input_tokens is None else served.input_tokens)[inside]
     osl = _osl_tokens(requests, served)[inside]
-    cached = 0 if served.cached_tokens is None else int(served.cached_tokens[inside].sum())
-    return Outcome(
+    if "tpot" in latency:
+        unknown = int((done & (osl > 1) & np.isnan(latencies_s["tpot"])).sum())
+        latency["tpot"] = replace(latency["tpot"], unknown=unknown)
+    good = float(_good(latencies_s, slo, osl == 1).sum())
+    window_s = max(end_s - start_s, 1e-12)
+    found = Outcome(
         source=belief,
         latency=latency,
         window_s=window_s,
         arrived=arrived,
         finished=finished,
         failed=failed,
-        unfinished=arrived - finished - failed,
+        cancelled=cancelled,
+        unfinished=arrived - finished - failed - cancelled,
         requests_per_s=finished / window_s,
         input_tokens_per_s=float(isl[done].sum()) / window_s,
         output_tokens_per_s=float(osl[done].sum()) / window_s,
         goodput_per_s=good / window_s,
-        slo_attainment_frac=good / arrived if arrived else 1.0,
-        meets_slo=not violations(latency, slo, finished / arrived if arrived else 1.0),
+        slo_attainment_frac=good / (arrived - cancelled) if arrived > cancelled else 1.0,
+        meets_slo=True,
         preemptions=served.preemptions,
-        prefix_hit_frac=cached / max(int(isl.sum()), 1),
+        prefix_hit_frac=_prefix_hit_frac(served.cached_tokens, isl, inside),
         busy_frac=dict(served.busy_frac or {}),
         kv_used_frac=dict(served.kv_used_frac or {}),
         mfu_frac=served.mfu_frac,
     )
+    return replace(found, meets_slo=not violations(latency, slo, found.served_frac))
+
+
+def _prefix_hit_frac(cached_tokens: IntColumn | None, isl: IntColumn, inside: BoolColumn) -> float:
+    """Share of the prompt tokens found in the prefix cache, over the prompts of which somebody told; NaN: of none."""
+    if cached_tokens is None:
+        return math.nan
+    cached = cached_tokens[inside]
+    told = cached >= 0
+    return float(cached[told].sum()) / max(int(isl[told].sum()), 1)

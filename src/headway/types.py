@@ -489,6 +489,7 @@ class Latency:
     mean_s: float
     max_s: float
     quantiles_s: Mapping[float, float]  # by fraction: 0.5, 0.9, 0.95, 0.99 and those an objective asks for
+    unknown: int = 0  # requests that must have one which nobody can tell: no samples, and they meet no limit
     band: Band | None = None
     tail_band: Band | None = None  # of percentiles from p90 up
 
@@ -514,20 +515,27 @@ class Outcome:
     window_s: float  # length of the window the figures are over, warm-up and cool-down cut
     arrived: int  # requests of the window
     finished: int
-    failed: int  # refused (can never fit, or too long for the model), cut short, or the client hung up before the end
+    failed: int  # refused (can never fit, or too long for the model), or cut short
     unfinished: int  # still waiting or running at the end
+    cancelled: int = 0  # the client hung up before the end: in no share of requests
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
     goodput_per_s: float  # requests per second that met every objective
-    slo_attainment_frac: float  # share of arrived requests that met every objective
+    slo_attainment_frac: float  # share of arrived requests, but those cancelled, that met every objective
     meets_slo: bool  # every objective's percentile holds, and success_frac
     preemptions: int
-    prefix_hit_frac: float  # prompt tokens found in the prefix cache
+    prefix_hit_frac: float  # prompt tokens found in the prefix cache; NaN: nobody told
     busy_frac: Mapping[float, float]  # share of time replicas were stepping: quantiles over windows
     kv_used_frac: Mapping[float, float]  # quantiles over time
     mfu_frac: float | None = None
     output_tokens_per_s_band: Band | None = None  # where the fleet, not the traffic, decides how many there are
+
+    @property
+    def served_frac(self) -> float:
+        """Share of the arrived requests, but those cancelled, that were answered in full; 1 where there are none."""
+        asked = self.arrived - self.cancelled
+        return self.finished / asked if asked else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

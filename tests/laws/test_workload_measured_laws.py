@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway.metrics import Served, outcome, rank_of
+from headway.metrics import CANCELLED, Served, outcome, rank_of
 from headway.types import Objective, Requests, Slo
 from headway.workload import Measured, Trace, describe, read_trace, served_of, write_trace
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WORDS = ("", "timeout", "status-503", "stopped, early")
+#: what the codes of `scored` stand for
+ENDS = ("", "timeout", "cancelled")
 SLO = Slo(objectives=(Objective(metric="ttft", percentile_frac=0.9, limit_s=1.0),))
 
 
@@ -122,7 +124,7 @@ def scored(draw: st.DrawFn) -> tuple[Requests, Measured]:
     asked, got = rng.integers(1, 40, n), rng.integers(1, 40, n)
     ttft_s = rng.uniform(0.01, 2, n)
     gaps = [rng.uniform(0.001, 0.1, int(count) - 1) for count in got]
-    error = rng.integers(0, 2, n) * (rng.random(n) < draw(st.floats(0, 1)))
+    error = rng.integers(0, 3, n) * (rng.random(n) < draw(st.floats(0, 1)))
     e2e_s = np.where(error != 0, np.nan, ttft_s + np.array([one.sum() for one in gaps]))
     requests = Requests(arrive_s=arrive_s, isl_tokens=rng.integers(1, 400, n), osl_tokens=asked)
     return requests, Measured(
@@ -141,19 +143,20 @@ def test_a_measured_run_scores_as_a_simulated_one_of_the_same_times(run: tuple[R
     requests, measured = run
     assert measured.e2e_s is not None and measured.ttft_s is not None and measured.output_tokens is not None
     assert measured.error is not None
-    got = outcome(requests, served_of(requests, measured), SLO, "measured")
+    got = outcome(requests, served_of(requests, measured, ENDS), SLO, "measured")
     # the simulator's form: requests of the lengths really received, times on the clock
     osl_tokens = np.where(measured.error == 0, measured.output_tokens, requests.osl_tokens)
     simulated = Served(
         first_s=requests.arrive_s + measured.ttft_s,
         last_s=requests.arrive_s + measured.e2e_s,
-        failed=measured.error,
+        failed=np.choose(measured.error, [0, 1, CANCELLED]),
     )
     expected = outcome(dataclasses.replace(requests, osl_tokens=osl_tokens), simulated, SLO, "measured")
-    assert (got.arrived, got.finished, got.failed, got.unfinished) == (
+    assert (got.arrived, got.finished, got.failed, got.cancelled, got.unfinished) == (
         expected.arrived,
         expected.finished,
         expected.failed,
+        expected.cancelled,
         expected.unfinished,
     )
     assert got.output_tokens_per_s == expected.output_tokens_per_s
@@ -168,7 +171,7 @@ def test_failed_requests_are_infinitely_late_and_itl_is_over_recorded_gaps(run: 
     requests, measured = run
     assert measured.error is not None and measured.itl_s is not None
     every = dataclasses.replace(measured, error=np.ones_like(measured.error))
-    lost = outcome(requests, served_of(requests, every), SLO, "measured")
+    lost = outcome(requests, served_of(requests, every, ENDS), SLO, "measured")
     assert lost.finished == 0 and lost.output_tokens_per_s == 0 and lost.failed == lost.arrived
     assert lost.latency["ttft"].at(0.5) == float("inf")
     assert lost.latency["e2e"].at(0.5) == float("inf")

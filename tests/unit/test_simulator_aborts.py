@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.api.simulations import _trace
 from headway.metrics import outcome
 from headway.planner.fleet import served
 from headway.simulator import ABORTED, FINISHED, record, simulate
 from headway.types import EngineSettings, Objective, Replica, Requests, Slo, StepTable
+from headway.workload import served_of
 
 SETTINGS = EngineSettings(
     max_num_seqs=1, max_num_batched_tokens=16, max_model_len=64, gpu_memory_utilization=0.9, async_scheduling=False
@@ -47,11 +49,40 @@ def test_the_schedule_says_when_the_client_hung_up() -> None:
     assert [ending.end_ps for ending in aborted] == [8 * 10**12, 6 * 10**12]  # with the step that was running
 
 
-def test_an_aborted_request_counts_as_failed() -> None:
-    slo = Slo(objectives=(Objective(metric="ttft", percentile_frac=0.5, limit_s=60.0),))
+def test_an_aborted_request_is_no_failure() -> None:
+    slo = Slo(objectives=(Objective(metric="ttft", percentile_frac=0.5, limit_s=60.0),), success_frac=1.0)
     found = outcome(REQUESTS, served(REQUESTS, simulate(REQUESTS, REPLICA), REPLICA, 1), slo, "simulated")
-    assert (found.arrived, found.finished, found.failed, found.unfinished) == (4, 2, 2, 0)
-    assert found.slo_attainment_frac == pytest.approx(0.5)
+    assert (found.arrived, found.finished, found.failed, found.cancelled, found.unfinished) == (4, 2, 0, 2, 0)
+    assert found.slo_attainment_frac == found.served_frac == 1.0 and found.meets_slo
+    assert found.latency["ttft"].samples == 3, "one had its first token before its client hung up"
+    assert found.latency["ttft"].max_s == pytest.approx(8.0)
+    assert found.latency["e2e"].samples == 2 and found.latency["e2e"].max_s == pytest.approx(8.0)
+
+
+@given(st.lists(st.sampled_from([0.5, 3.0, 7.0, 30.0, np.nan]), min_size=1, max_size=8), st.integers(1, 3))
+def test_a_simulation_scores_the_same_as_its_trace_read_as_a_measurement(patience_s: list[float], batch: int) -> None:
+    n = len(patience_s)
+    arrive_s = np.arange(n) * 1.5
+    requests = Requests(
+        arrive_s=arrive_s, isl_tokens=np.full(n, 4), osl_tokens=np.full(n, 5), abort_s=arrive_s + np.array(patience_s)
+    )
+    step = dataclasses.replace(STEP, decode_ps=np.full(batch + 1, 10**12))
+    settings = dataclasses.replace(SETTINGS, max_num_seqs=batch)
+    replica = dataclasses.replace(REPLICA, step=step, settings=settings)
+    slo = Slo(objectives=(Objective(metric="ttft", percentile_frac=0.5, limit_s=4.0),), success_frac=0.9)
+    simulation = simulate(requests, replica)
+    became = served(requests, simulation, replica, 1, itl_percentiles_frac=())
+    trace = _trace(requests, simulation, became, "x")
+    assert trace.measured is not None
+    read = served_of(requests, trace.measured, trace.names["error"])
+    kept = ("arrived", "finished", "failed", "cancelled", "unfinished", "slo_attainment_frac", "meets_slo")
+    one, other = (outcome(requests, each, slo, "simulated") for each in (became, read))
+    assert [getattr(one, name) for name in kept] == [getattr(other, name) for name in kept]
+    for metric in ("ttft", "tpot", "e2e"):
+        assert one.latency[metric].samples == other.latency[metric].samples
+        np.testing.assert_allclose(
+            list(one.latency[metric].quantiles_s.values()), list(other.latency[metric].quantiles_s.values())
+        )
 
 
 @given(

@@ -195,7 +195,6 @@ def run(
     became = served(arriving, found, one, pool.replicas)
     plain = outcome(arriving, became, scenario.slo, "simulated")
     result = with_bands(plain, pool, region_in(plain, one, pool.replicas))
-    served_frac = result.finished / result.arrived if result.arrived else 1.0
     return Simulated(
         deployment=deployment,
         workload=scenario.workload.name,
@@ -205,7 +204,7 @@ def run(
         seed=seed,
         slo=scenario.slo,
         outcome=result,
-        missed=violations(result.latency, scenario.slo, served_frac),
+        missed=violations(result.latency, scenario.slo, result.served_frac),
         cost=_cost(scenario, deployment, arriving, result, series, one.step),
         num_gpu_blocks=one.num_gpu_blocks,
         steps=found.counters.steps,

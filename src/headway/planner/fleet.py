@@ -68,7 +68,7 @@ def figure_s(outcome: Outcome, objective: Objective) -> float:
 
 def missed(outcome: Outcome, slo: Slo) -> dict[str, float]:
     """Return the objectives missed, and by which share of their limit."""
-    return metrics.violations(outcome.latency, slo, outcome.finished / max(outcome.arrived, 1))
+    return metrics.violations(outcome.latency, slo, outcome.served_frac)
 
 
 def shortfall(outcome: Outcome, slo: Slo) -> float:
@@ -95,7 +95,7 @@ def served(
     """Turn a simulation into what `metrics.outcome` takes.
 
     The front end's time is added to both token times. A request that cannot be served in full within `max_model_len`
-    counts as failed: the engine refuses it, or would cut its answer. So does one whose client hung up before its end.
+    counts as failed: the engine refuses it, or would cut its answer. One whose client hung up before is cancelled.
 
     Args:
         requests: what arrived.
@@ -108,6 +108,7 @@ def served(
     wanted = itl_percentiles_frac
     gaps = wanted is None or len(wanted) > 0
     cut = requests.isl_tokens + requests.osl_tokens > replica.settings.max_model_len
+    failed = (cut | (simulation.state == FAILED)).astype(np.int64)
     found, series = simulation.gaps, simulation.series
     busy = kv = None
     if series is not None and len(series.queue):
@@ -116,7 +117,7 @@ def served(
     return metrics.Served(
         first_s=seconds(simulation.first_ps) + replica.frontend_s,
         last_s=seconds(simulation.last_ps) + replica.frontend_s,
-        failed=(cut | np.isin(simulation.state, (FAILED, ABORTED))).astype(np.int64),
+        failed=np.where(simulation.state == ABORTED, metrics.CANCELLED, failed),
         cached_tokens=simulation.cached_tokens.astype(np.int64),
         preemptions=simulation.counters.preemptions,
         itl_quantile_s=(lambda frac: found.quantile_ps(frac) / 1e12 if wanted is None or frac in wanted else math.nan)

@@ -89,7 +89,7 @@ def _relaxation(study: Study, option: Option, outcome: Outcome, misses: dict[str
     """Return limits under which that deployment holds, checked by simulation; empty where none were found."""
     slo = Slo(
         objectives=tuple(_eased(o, outcome, misses) for o in study.slo.objectives),
-        success_frac=min(study.slo.success_frac, outcome.finished / max(outcome.arrived, 1)),
+        success_frac=min(study.slo.success_frac, outcome.served_frac),
     )
     count = study.fleets.under(slo).fewest(option, 1, guess=_ample(study, option) / _AMPLE)
     if count is None:
