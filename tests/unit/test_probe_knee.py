@@ -94,6 +94,56 @@ def test_a_stage_that_fails_does_not_keep_up() -> None:
     assert [(stage.keeps_up, stage.failed > 0) for stage in found] == [(True, False), (False, True)]
 
 
+def cut_at(trace: Trace, end_s: float) -> Trace:
+    """The same run, ended by somebody: what had not ended is unfinished."""
+    measured = trace.measured
+    assert measured is not None and measured.e2e_s is not None
+    due_s = trace.requests.arrive_s
+    e2e_s = np.where(due_s + measured.e2e_s <= end_s, measured.e2e_s, np.nan)
+    error = np.zeros(len(due_s), dtype=np.int64)
+    cut = dataclasses.replace(trace, measured=dataclasses.replace(measured, e2e_s=e2e_s, error=error))
+    return knee.taken(cut, np.flatnonzero(due_s <= end_s))
+
+
+def test_a_server_that_keeps_up_does_so_too_where_the_run_is_ended() -> None:
+    load = loads.steps("x", requests(900, 4), RATES[:2], step_s=100.0)
+    assert load.stage is not None
+    trace = cut_at(one_server(load.requests, 0.01), 180.0)
+    bounds_s = np.array([[0.0, 100.0], [100.0, 200.0]])
+    found = knee.stages(trace, load.stage[: len(trace.requests)], RATES[:2], bounds_s, NO_SLO)
+    assert [(stage.keeps_up, stage.failed) for stage in found] == [(True, 0)] * 2
+    assert knee.open_knee(found).at is None
+
+
+def test_a_server_that_answers_a_quarter_until_the_run_is_ended_does_not_keep_up() -> None:
+    """Requests of one second each, four a second: by the end 25 of 100 ended, all of them due in the first third."""
+    n = 100
+    asked = Requests(arrive_s=np.arange(n) / 4, isl_tokens=np.full(n, 9), osl_tokens=np.full(n, 10))
+    whole = knee.whole(cut_at(one_server(asked, 0.1), 25.0), NO_SLO)
+    assert whole is not None and whole.completed_frac == pytest.approx(0.25)
+    assert whole.keeps_up is False and whole.sure and whole.falls_behind
+    assert whole.failed == 0, "nothing failed: the run ended"
+    few = knee.whole(cut_at(one_server(asked, 0.1), 5.0), NO_SLO)
+    assert few is not None and few.keeps_up is None and not few.sure, "five ended: nobody knows"
+
+
+def test_too_few_tell_nothing() -> None:
+    load = loads.steps("x", requests(100, 1), [1.0, 2.0], step_s=6.0)
+    found = stages_of(one_server(load.requests, 0.01), load, [1.0, 2.0], 6.0)
+    assert [stage.keeps_up for stage in found] == [None, None]
+    at = knee.open_knee(found)
+    assert (at.at, at.low, at.high) == (None, None, None)
+
+
+def test_who_hangs_up_did_not_fail() -> None:
+    trace = one_server(requests(60, 2), 0.001)
+    assert trace.measured is not None and trace.measured.e2e_s is not None
+    error = np.where(np.arange(60) % 2, ERRORS.index("cancelled"), 0)
+    measured = dataclasses.replace(trace.measured, error=error, e2e_s=np.where(error, np.nan, trace.measured.e2e_s))
+    whole = knee.whole(dataclasses.replace(trace, measured=measured, names={"error": ERRORS}), NO_SLO)
+    assert whole is not None and whole.failed == 0 and whole.keeps_up
+
+
 def test_the_slo_holds_up_to_a_stage() -> None:
     slo = Slo(objectives=(Objective(metric="ttft", percentile_frac=0.9, limit_s=1.0),))
     load = loads.steps("x", requests(4000, 3), RATES, step_s=100.0)

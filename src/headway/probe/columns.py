@@ -29,11 +29,12 @@ class Columns:
         self.load, self._forced = load, forced
         self.most_tokens = requests.osl_tokens if requests.max_tokens is None else requests.max_tokens
         self.arrive_s = requests.arrive_s.astype(np.float64)
-        self.ttft_s, self.e2e_s, self.sent_s = (np.full(n, np.nan) for _ in range(3))
+        self.ttft_s, self.e2e_s, self.sent_s, self.over_s = (np.full(n, np.nan) for _ in range(4))
         self.input_tokens, self.output_tokens, self.cached_tokens = (np.full(n, -1, np.int64) for _ in range(3))
         self.error = np.full(n, _CODE["not-sent"], np.int64)
         self.gaps_s: dict[int, FloatColumn] = {}
         self.chunks = self.coalesced = self.without_usage = self.retried = self.resent = self.failed = self.joined = 0
+        self.at_once = 0  # answers of several tokens, all read at the same time
         self.messages: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
 
@@ -43,6 +44,7 @@ class Columns:
         code = self._code(flight)
         self.arrive_s[row] = flight.due_s - zero_s
         self.sent_s[row] = flight.sent_s - flight.due_s
+        self.over_s[row] = flight.end_s - flight.due_s
         tokens_s = _token_times_s(flight)
         if len(tokens_s):
             self.ttft_s[row] = tokens_s[0] - flight.due_s
@@ -53,7 +55,7 @@ class Columns:
         self._count(row, flight, code)
         if code:
             self.counts[code] += 1
-            self.failed += 1
+            self.failed += code != "cancelled"
             self.messages.setdefault(code, flight.message or reading.message)
         return code
 
@@ -63,6 +65,7 @@ class Columns:
         self.input_tokens[row], self.cached_tokens[row] = reading.input_tokens, reading.cached_tokens
         self.output_tokens[row] = reading.output_tokens if told else chunks
         self.without_usage += not told and not code
+        self.at_once += not code and self.output_tokens[row] > 1 and self.e2e_s[row] == self.ttft_s[row]
         self.joined += told and reading.output_tokens > chunks + 1
         self.chunks += chunks
         self.retried += flight.retried
@@ -113,6 +116,7 @@ class Columns:
             itl_offsets=np.concatenate(([0], np.cumsum([len(g) for g in gaps]))).astype(np.int64),
             cached_tokens=self.cached_tokens[rows],
             sent_s=self.sent_s[rows],
+            over_s=self.over_s[rows],
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
             error=self.error[rows],

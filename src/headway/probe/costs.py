@@ -68,7 +68,7 @@ def limits(
         cpu_frac: share of one core the client used.
         ttft_s: (n,) TTFT of each request from when it was due; NaN: it had none.
         late_s: (n,) how long after it was due each was written; NaN: it was not.
-        gaps_s: between tokens.
+        gaps_s: between tokens; a quantile of 0 is of chunks that came in one read, and nothing is added to it.
         lag_s: samples of how late the event loop ran.
     """
     found = [f"The client used {100 * cpu_frac:.0f} % of the one core it can use."] if cpu_frac > CPU_FRAC else []
@@ -80,7 +80,7 @@ def limits(
         f"{1e3 * figures_s[at]:.3g} ms: more than the {100 * frac:.0f} % that do not matter."
         for name, (figures_s, by_s) in added.items()
         for at, frac in MOVED_FRAC.items()
-        if by_s[at] > frac * figures_s[at]
+        if by_s[at] > frac * figures_s[at] > 0
     ]
 
 
@@ -91,6 +91,11 @@ def _remarks(columns: Columns, gaps: int, jump_s: float, duration_s: float) -> l
         share = 100 * columns.coalesced / gaps
         found.append(
             f"{columns.coalesced:,} chunks ({share:.0f} % of the gaps) came with the chunk before: ITL reads 0."
+        )
+    if columns.at_once:
+        found.append(
+            f"{columns.at_once:,} answers of several tokens came all at once: something on the way gathers the stream. "
+            "They have no TPOT, and their TTFT is when all of it was there."
         )
     if columns.joined:
         found.append(f"{columns.joined:,} answers had more tokens than chunks: ITL there is between groups of tokens.")

@@ -4,7 +4,9 @@
 1 / (1 + b) of what is offered. b is the slope of E2E over the due time, in a regression that also has ISL and OSL, over
 the last two thirds of the stage (the first third settles). A stage *keeps up* where 1 / (1 + b) is at least 97 % and no
 more than 3 % of its requests failed. It is *sure* where the 90 % interval of b lies on one side of that limit; its
-variance allows for neighbours that wait for each other (Newey and West 1987, Econometrica 55, ⌈n^(1/3)⌉ lags).
+variance allows for neighbours that wait for each other (Newey and West 1987, Econometrica 55, ⌈n^(1/3)⌉ lags). Whether
+it keeps up is not known where too few ended for a slope. Where somebody ended the run with requests in flight, the
+stage ends with the last due one that ended: a queue that grew lets none end of those due in the last two thirds.
 
 **Closed loop.** Clients can't run ahead of the server, so nothing grows. Throughput rises with the clients up to a
 limit; the knee is where the two asymptotes meet, the most output of any stage ÷ the output of one client of the first
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from headway.errors import InputError
-from headway.metrics import outcome
+from headway.metrics import CANCELLED, outcome
 from headway.workload import served_of, take
 from headway.workload.prefixes import ragged_index
 from headway.workload.trace import Measured
@@ -47,13 +49,13 @@ class Stage:
     start_s: float
     end_s: float
     requests: int  # due in it
-    failed: int
+    failed: int  # but for those that were cancelled
     completed_per_s: float  # requests whose last token came in it, per second
     output_tokens_per_s: float  # received in it
     latency: Mapping[Metric, Latency]  # of its requests
     delay_growth_frac: float | None  # s that a request waits longer for each second it is due later; None: too few
     delay_growth_sd_frac: float | None
-    keeps_up: bool
+    keeps_up: bool | None  # None: too few ended to tell
     sure: bool  # the 90 % interval says so too
     meets_slo: bool | None  # None: no SLO
 
@@ -115,11 +117,12 @@ def _stage(
     part: Trace, offered: float, bounds_s: tuple[float, float], slo: Slo, ended_per_s: float, tokens_per_s: float
 ) -> Stage:
     start_s, end_s = (float(edge) for edge in bounds_s)
-    became = outcome(part.requests, served_of(part.requests, measured_of(part)), slo, "measured")
-    growth, sd = _growth(part, start_s + SETTLE_FRAC * (end_s - start_s))
+    served = served_of(part.requests, measured_of(part), part.names.get("error", ()))
+    became = outcome(part.requests, served, slo, "measured")
+    growth, sd = _growth(part, start_s, end_s)
     limit = 1 / COMPLETED_FRAC - 1
-    total, failed = len(part.requests), _failed(part)
-    answered = failed <= (1 - COMPLETED_FRAC) * total
+    total, failed = len(part.requests), int(((served.failed != 0) & (served.failed != CANCELLED)).sum())
+    broken = failed > (1 - COMPLETED_FRAC) * total
     return Stage(
         offered=offered,
         start_s=start_s,
@@ -131,8 +134,8 @@ def _stage(
         latency=became.latency,
         delay_growth_frac=growth,
         delay_growth_sd_frac=sd,
-        keeps_up=answered and (growth is None or growth <= limit),
-        sure=not answered or (growth is not None and sd is not None and abs(growth - limit) > _Z90 * sd),
+        keeps_up=False if broken else None if growth is None else growth <= limit,
+        sure=broken or (growth is not None and sd is not None and abs(growth - limit) > _Z90 * sd),
         meets_slo=became.meets_slo if slo.objectives else None,
     )
 
@@ -148,11 +151,6 @@ def taken(trace: Trace, rows: IntColumn) -> Trace:
         index, columns["itl_offsets"] = ragged_index(measured.itl_offsets, rows)
         columns["itl_s"] = measured.itl_s[index]
     return replace(trace, requests=take(trace.requests, rows), measured=Measured(**columns))
-
-
-def _failed(trace: Trace) -> int:
-    error = trace.measured.error if trace.measured else None
-    return 0 if error is None else int((error != 0).sum())
 
 
 def _ends_s(trace: Trace) -> FloatColumn:
@@ -216,10 +214,13 @@ def _gaps(trace: Trace, rows: IntColumn) -> tuple[FloatColumn, IntColumn]:
 # --- whether it keeps up -------------------------------------------------------------------------------
 
 
-def _growth(part: Trace, from_s: float) -> tuple[float | None, float | None]:
-    """By how much E2E grows with the due time, lengths held, over the requests due from then on; and its error."""
-    requests, e2e_s = part.requests, _e2e_s(part)
-    used = np.flatnonzero((requests.arrive_s >= from_s) & np.isfinite(e2e_s))
+def _growth(part: Trace, start_s: float, end_s: float) -> tuple[float | None, float | None]:
+    """By how much E2E grows with the due time, lengths held, over the last two thirds of a stage; and its error."""
+    requests, e2e_s, error = part.requests, _e2e_s(part), measured_of(part).error
+    ended = np.isfinite(e2e_s)
+    if ended.any() and not (ended if error is None else ended | (error != 0)).all():
+        end_s = min(end_s, float(requests.arrive_s[ended].max()))
+    used = np.flatnonzero((requests.arrive_s >= start_s + SETTLE_FRAC * (end_s - start_s)) & ended)
     if len(used) < _LEAST_REQUESTS:
         return None, None
     due_s = requests.arrive_s[used]
@@ -257,9 +258,9 @@ def open_knee(found: Sequence[Stage]) -> Knee:
 
     The estimate is what the first stage beyond it completed, its server never idle, within what the verdicts allow.
     """
-    below = _leading([stage.keeps_up for stage in found])
-    surely = _leading([stage.keeps_up and stage.sure for stage in found])
-    beyond = [stage.offered for stage in found if not stage.keeps_up and stage.sure]
+    below = _leading([stage.keeps_up is not False for stage in found])
+    surely = _leading([bool(stage.keeps_up) and stage.sure for stage in found])
+    beyond = [stage.offered for stage in found if stage.keeps_up is False and stage.sure]
     high = min((rate for rate in beyond if not surely or rate > found[surely - 1].offered), default=None)
     at = None
     if below < len(found):

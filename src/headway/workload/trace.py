@@ -46,6 +46,7 @@ class Measured:
     itl_offsets: IntColumn | None = None  # (n_requests + 1,) request i has itl_s[itl_offsets[i]:itl_offsets[i + 1]]
     cached_tokens: IntColumn | None = None  # prompt tokens the server found in its cache; -1: not known
     sent_s: FloatColumn | None = None  # from the arrival to the last byte of the request written; NaN: not sent
+    over_s: FloatColumn | None = None  # to when nothing more could come, answered or not; NaN: not sent; in no file
     input_tokens: IntColumn | None = None  # of the prompt, as the server counted; -1: it did not say
     output_tokens: IntColumn | None = None  # received, as the server counted (else chunks); -1: not known
     error: IntColumn | None = None  # 0: answered in full; k: why not, `Trace.names["error"][k]`
