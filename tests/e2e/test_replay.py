@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faults
 import numpy as np
 import pytest
 from llama import llama_server, needs_llama
 
 from headway.cli import main
+from headway.errors import InputError
+from headway.probe import prompts
 from headway.workload import read_trace
 
 pytestmark = needs_llama
@@ -87,12 +90,14 @@ def test_an_open_loop_is_scored_as_a_simulation_is(scenario: str, url: str, caps
 
 
 def test_the_page_says_who_was_the_limit(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", scenario, "--url", url, "--requests", "5"]) == 0
+    assert main(["replay", scenario, "--url", url, "--requests", "5", "--out", "out"]) == 0
     page = capsys.readouterr().out
     assert len(page.splitlines()) <= 60
     head = " ".join(page.split("\n\n")[0].split())
     assert "answered 5 of 5 requests" in head and head.endswith("measured.")
-    assert "kept up" in head or "may have decided" in head or "fell behind" in head
+    client = json.loads(Path("out/replay.json").read_text())["client"]
+    limit = "may have decided them, not the server" if client["limited"] else "; the client kept up"
+    assert head.endswith(f"{limit}, measured."), "five requests tell nothing of the server"
     assert "meets the SLO" in head
     assert "Sent as asked for?" in page and "server, by its own metrics" in page
 
@@ -108,14 +113,22 @@ def test_a_closed_loop_keeps_its_clients_busy(scenario: str, url: str, capsys: p
     assert not [text for text in found["warnings"] if "interrupted" in text]
 
 
+def sure(found: dict[str, Any], stage: int) -> bool:
+    return bool(found["stages"][stage]["sure"])
+
+
 def test_rising_rates_show_the_knee(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--url", url, "--steps", "1,20", "--step-duration", "5 s", "--out", "out")
     found = document(capsys, scenario, *words)
     assert [stage["offered"] for stage in found["stages"]] == [1.0, 20.0]
     assert found["stages"][1]["requests"] > found["stages"][0]["requests"] > 0
     assert found["stages"][0]["output_tokens_per_s"] > 0
-    assert found["knee"]["unit"] == "req/s"
     assert Path("out/stages.png").exists()
+    low, high = (stage["keeps_up"] for stage in found["stages"])
+    knee = found["knee"]
+    assert knee["unit"] == "req/s"
+    assert (knee["at"] is None) == (low is not False and high is not False), "a knee is where a stage falls behind"
+    assert knee["low"] == (20.0 if low and high and sure(found, 1) else 1.0 if low and sure(found, 0) else None)
 
 
 def test_rising_numbers_of_clients(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +138,55 @@ def test_rising_numbers_of_clients(scenario: str, url: str, capsys: pytest.Captu
     assert found["knee"]["unit"] == "clients"
     assert found["client"]["interrupted"] == ""
     assert not [text for text in found["warnings"] if "interrupted" in text]
+
+
+def test_steps_end_where_the_requests_do_and_keep_what_they_have(
+    scenario: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("two.csv").write_text("arrive_s,isl_tokens,osl_tokens\n0,20,4\n0.1,20,4\n")
+    words = ("--requests", "2", "--concurrency", "1,2,4", "--step-duration", "30 s", "--out", "out")
+    found = document(capsys, "two.csv", "--url", url, *words)
+    assert found["client"]["interrupted"] == "no requests are left for 2 clients"
+    assert [stage["offered"] for stage in found["stages"]] == [1.0]
+    assert found["outcome"]["finished"] == 2
+    assert len(read_trace("out/requests.parquet").requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [(KeyboardInterrupt(), 130, "Ctrl-C"), (InputError("nobody answers"), 0, "no step of 2 clients: nobody answers")],
+)
+def test_what_ends_steps_between_two_of_them_keeps_the_first(
+    error: BaseException,
+    code: int,
+    says: str,
+    scenario: str,
+    url: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, real = [], prompts.prompts
+
+    def once(*args: Any, **named: Any) -> object:
+        if made:
+            raise error
+        made.append(real(*args, **named))
+        return made[0]
+
+    monkeypatch.setattr(prompts, "prompts", once)
+    words = ("--concurrency", "1,2", "--step-duration", "2 s", "--out", "out", "--json")
+    assert main(["replay", scenario, "--url", url, *words]) == code
+    found = json.loads(capsys.readouterr().out)
+    assert says in found["client"]["interrupted"]
+    assert len(found["stages"]) == 1 and found["outcome"]["finished"] > 0
+    assert read_trace("out/requests.parquet").measured is not None
+
+
+def test_budgets_are_of_all_steps_together(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--concurrency", "1,2,3,4,5,6", "--step-duration", "1 s", "--budget", "2500 ms", "--no-scrape")
+    found = document(capsys, scenario, "--url", url, *words)
+    assert found["client"]["interrupted"] == "the time budget of 2.5 s"
+    assert 1 <= len(found["stages"]) <= 3
 
 
 def test_sessions_find_their_prefixes(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +251,39 @@ def test_clients_that_hang_up_are_counted(scenario: str, url: str, capsys: pytes
     assert main(["replay", scenario, "--url", url, *words, "--json"]) == 4, "nobody was answered"
     found = json.loads(capsys.readouterr().out)
     assert found["errors"][0]["kind"] == "cancelled" and found["errors"][0]["requests"] == 4
+
+
+def test_who_hangs_up_spoils_no_percentile(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("long.csv").write_text("arrive_s,isl_tokens,osl_tokens\n0,20,4\n1,20,4\n2,20,900\n2.1,20,900\n")
+    with faults.proxy(url, {0: faults.passed, 1: faults.passed, 2: faults.hang(1), 3: faults.hang(0)}) as between:
+        words = ("--cancel", "100 %", "--cancel-after", "6 s", "--out", "out")
+        found = document(capsys, "long.csv", "--url", between.url, *words)
+    o = found["outcome"]
+    assert (o["arrived"], o["finished"], o["failed"], o["cancelled"], o["unfinished"]) == (4, 2, 0, 2, 0)
+    assert {kind: o["latency"][kind]["samples"] for kind in ("ttft", "tpot", "e2e")} == {"ttft": 3, "tpot": 2, "e2e": 2}
+    assert o["latency"]["e2e"]["max_s"] is not None, "finite"
+    assert "cancelled by their clients" in Path("out/report.html").read_text()
+
+
+def test_a_stream_that_is_gathered_on_the_way_shows_no_tpot(
+    scenario: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with faults.proxy(url, dict.fromkeys(range(5), faults.at_once)) as between:
+        assert main(["replay", scenario, "--url", between.url, "--requests", "5", "--out", "out"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "cannot tell tpot p95" in page and "meets the SLO" not in page
+    assert "came all at once" in page and "to the p50 of ITL, 0 ms" not in page
+    found = json.loads(Path("out/replay.json").read_text())
+    assert not found["outcome"]["meets_slo"] and found["missed"] == {"tpot p95": None}
+    assert found["outcome"]["latency"]["tpot"]["samples"] == 0 and found["outcome"]["latency"]["tpot"]["unknown"] > 0
+
+
+def test_requests_that_hang_are_in_flight(scenario: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("few.csv").write_text("arrive_s,isl_tokens,osl_tokens\n0,20,4\n0.1,20,4\n0.2,20,4\n")
+    with faults.proxy(url, dict.fromkeys(range(3), faults.hang(0))) as between:
+        assert main(["replay", "few.csv", "--url", between.url, "--timeout", "3 s", "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert max(found["series"]["in_flight"]) == found["client"]["most_in_flight"] == 3
 
 
 def test_ctrl_c_keeps_what_there_is(scenario: str, url: str) -> None:

@@ -16,6 +16,7 @@ from headway.api.documents import document
 from headway.api.forecasts import calibration_for, forecast
 from headway.api.paces import Pace, Traffic
 from headway.api.replay_figures import fidelity_of
+from headway.api.replay_runs import Came
 from headway.api.replays import Replayed, _told
 from headway.cli.replay_page import headline, replay_page
 from headway.errors import InputError
@@ -102,7 +103,7 @@ def sent_of(
 
 def told(sent: Sent) -> Replayed:
     traffic = Traffic(name="x", requests=sent.load.requests, slo=Slo(objectives=()))
-    return _told(traffic, Pace(), sent, 0, [], (), foreseen=None)
+    return _told(traffic, Pace(), Came(sent=sent, whole=sent))
 
 
 # --- who was the limit ----------------------------------------------------------------------------------
@@ -134,6 +135,80 @@ def test_a_server_that_fails_requests_did_not_fall_behind() -> None:
     assert "the client kept up, 6 requests failed" in headline(
         told(sent_of(asked_for(60), np.full(60, 2.0), words=words))
     )
+
+
+def test_what_was_in_flight_when_somebody_ended_the_run_is_no_failure_and_makes_no_knee() -> None:
+    words = [""] * 60 + ["interrupted"] * 8 + ["not-sent"] * 12
+    stages = loads.steps("x", asked_for(80), (1.0, 2.0), step_s=25.0)
+    sent = dataclasses.replace(
+        sent_of(stages.requests, np.full(len(stages.requests), 2.0), words=(words * 2)[: len(stages.requests)]),
+        load=stages,
+        client=dataclasses.replace(CLIENT, interrupted="Ctrl-C"),
+    )
+    traffic = Traffic(name="x", requests=stages.requests, slo=Slo(objectives=()))
+    came = Came(sent=sent, whole=sent, bounds_s=((0.0, 25.0), (25.0, 50.0)))
+    found = _told(traffic, Pace(rates_per_s=(1.0, 2.0), step_s=25.0), came)
+    assert [stage.failed for stage in found.stages] == [0, 0]
+    assert found.knee is not None and found.knee.at is None
+    assert [stage.keeps_up for stage in found.stages] == [True, True]
+    assert found.outcome.failed == 0 and found.outcome.unfinished > 0
+
+
+def test_who_waits_in_vain_is_in_flight_until_it_is_hung_up() -> None:
+    sent = sent_of(asked_for(10), np.full(10, 4.0), words=["timeout"] * 5 + ["refused"] + [""] * 4)
+    assert sent.trace.measured is not None
+    over_s = np.array([20.0] * 5 + [0.0] + [4.0] * 4)
+    trace = dataclasses.replace(sent.trace, measured=dataclasses.replace(sent.trace.measured, over_s=over_s))
+    series = told(dataclasses.replace(sent, trace=trace)).series
+    assert series.in_flight.max() == 9
+    at = {second: series.in_flight[np.searchsorted(series.time_s, second)] for second in (4.5, 19.5, 25.0)}
+    assert list(at.values()) == [5, 5, 0]
+
+
+def shown(found: Replayed) -> str:
+    return " ".join(" ".join(map(str, dataclasses.astuple(part))) for part in replay_page(found).parts)
+
+
+def test_where_failures_make_percentiles_infinite_those_of_the_answered_stand_beside() -> None:
+    words = ["status-503" if row % 4 == 0 else "" for row in range(60)]
+    e2e_s = np.linspace(1, 2, 60)
+    found = told(sent_of(asked_for(60), e2e_s, words=words))
+    assert found.outcome.latency["e2e"].at(0.95) == np.inf
+    assert found.answered_latency["e2e"].at(0.95) == pytest.approx(e2e_s[np.arange(60) % 4 != 0][42]), "the 43rd of 45"
+    (table,) = (part for part in replay_page(found).parts if "alone" in getattr(part, "title", ""))
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == ["TTFT", "TPOT", "E2E"]
+    assert all("never" not in row for row in table.rows)
+    assert "alone" not in shown(told(sent_of(asked_for(60), e2e_s)))
+
+
+def test_clients_that_hung_up_are_counted_by_themselves() -> None:
+    words = ["cancelled" if row % 3 == 0 else "" for row in range(60)]
+    found = told(sent_of(asked_for(60), np.full(60, 2.0), words=words))
+    assert (found.outcome.failed, found.outcome.cancelled, found.outcome.finished) == (0, 20, 40)
+    assert found.outcome.latency["e2e"].max_s == 2.0 and found.outcome.latency["ttft"].samples == 60
+    assert "20 cancelled by their clients" in shown(found)
+    assert "server and client kept up" in headline(found)
+
+
+def test_what_nobody_told_of_the_cache_is_not_nothing() -> None:
+    sent = sent_of(asked_for(60), np.full(60, 2.0))
+    assert sent.trace.measured is not None
+
+    def with_counts(counts: IntColumn, endpoint: Endpoint = ENDPOINT) -> Replayed:
+        assert sent.trace.measured is not None
+        measured = dataclasses.replace(sent.trace.measured, cached_tokens=counts)
+        trace = dataclasses.replace(sent.trace, measured=measured)
+        return told(dataclasses.replace(sent, trace=trace, endpoint=endpoint))
+
+    untold = with_counts(np.full(60, -1))
+    assert np.isnan(untold.outcome.prefix_hit_frac)
+    assert "do not tell" in shown(untold) and "0.0 % of the prompt" not in shown(untold)
+    vllm = with_counts(np.full(60, -1), dataclasses.replace(ENDPOINT, engine="vllm"))
+    assert "--enable-prompt-tokens-details" in shown(vllm)
+    assert "0.0 % of the prompt tokens" in shown(with_counts(np.zeros(60, dtype=np.int64)))
+    half = np.where(np.arange(60) % 2, sent.trace.measured.input_tokens, -1)
+    assert with_counts(half).outcome.prefix_hit_frac == 1.0
 
 
 def test_all_at_once_is_no_rate_to_keep_up_with() -> None:
@@ -186,9 +261,8 @@ def test_a_server_that_does_what_its_calibration_says_is_in_every_band() -> None
     assert said.held == len(said.figures) == 7
     assert said.outside == ()
     assert all(abs(figure.error_frac) < 0.01 and figure.low < figure.high for figure in said.figures)
-    found = _told(
-        Traffic(name="x", requests=load.requests, slo=Slo(objectives=())), Pace(), sent, 0, [], (), foreseen=foreseen
-    )
+    traffic = Traffic(name="x", requests=load.requests, slo=Slo(objectives=()))
+    found = _told(traffic, Pace(), Came(sent=sent, whole=sent), foreseen=foreseen)
     (table,) = (part for part in replay_page(found).parts if getattr(part, "title", "").startswith("Predicted"))
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows][:2] == ["TTFT p50", "TTFT p95"] and len(table.rows) == 7

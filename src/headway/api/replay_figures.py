@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from headway.errors import EvidenceError
+from headway.metrics import latency_of, request_latencies, window_of
 from headway.probe.knee import closed_knee, measured_of, open_knee, stages, taken, token_times
 from headway.probe.loads import mean_rate_per_s
 from headway.workload import take
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from headway.api.paces import Pace
+    from headway.metrics import Served
     from headway.probe.fidelity import Fidelity
     from headway.probe.knee import Knee, Stage
     from headway.probe.nouns import Scrape, Sent
-    from headway.types import FloatColumn, Slo
+    from headway.types import FloatColumn, Latency, Metric, Outcome, Requests, Slo
     from headway.workload.trace import Trace
 
 
@@ -98,8 +102,8 @@ def words_of(trace: Trace) -> list[str]:
     return [""] * len(trace.requests) if error is None else [trace.names["error"][code] for code in error.tolist()]
 
 
-def scored(sent: Sent) -> tuple[Trace, int]:
-    """Return the requests to be scored, and how many were left out because the run ended before they were due.
+def scored(sent: Sent) -> tuple[Sent, int]:
+    """Return what is to be scored, and how many requests were left out because the run ended before they were due.
 
     Those it ended in the middle of are unfinished: what came of them until then counts. A turn that was never sent
     because an earlier one failed is a failure.
@@ -108,10 +112,21 @@ def scored(sent: Sent) -> tuple[Trace, int]:
     never = (words == "not-sent") & bool(sent.client.interrupted)
     kept = taken(trace, np.flatnonzero(~never))
     measured = measured_of(kept)
-    if measured.error is None:
-        return kept, int(never.sum())
-    error = np.where(words[~never] == "interrupted", 0, measured.error)
-    return dataclasses.replace(kept, measured=dataclasses.replace(measured, error=error)), int(never.sum())
+    if measured.error is not None:
+        error = np.where(words[~never] == "interrupted", 0, measured.error)
+        kept = dataclasses.replace(kept, measured=dataclasses.replace(measured, error=error))
+    return dataclasses.replace(sent, trace=kept, rows=sent.rows[~never]), int(never.sum())
+
+
+def answered_latency(requests: Requests, served: Served, found: Outcome) -> dict[Metric, Latency]:
+    """Return the latencies of an outcome over the requests answered in full alone."""
+    start_s, end_s = window_of(requests.arrive_s)
+    latencies_s = request_latencies(requests, served)
+    kept = np.isfinite(latencies_s["e2e"]) & (requests.arrive_s >= start_s) & (requests.arrive_s <= end_s)
+    return {
+        metric: latency_of(column[kept & ~np.isnan(column)], tuple(found.latency[metric].quantiles_s))
+        for metric, column in latencies_s.items()
+    }
 
 
 def while_offered(trace: Trace) -> tuple[float, float]:
@@ -147,16 +162,17 @@ def fidelity_of(sent: Sent, *, closed: bool) -> Fidelity | None:
 
 
 def stages_and_knee(
-    sent: Sent, pace: Pace, bounds_s: list[tuple[float, float]], slo: Slo
+    counted: Sent, pace: Pace, bounds_s: Sequence[tuple[float, float]], slo: Slo
 ) -> tuple[tuple[Stage, ...], Knee | None]:
-    """Return the figures of each stage that was reached, and the knee."""
-    if not bounds_s or sent.load.stage is None:
+    """Return the figures of each stage in which any request ended, and the knee."""
+    if not bounds_s or counted.load.stage is None:
         return (), None
-    stage = sent.load.stage[sent.rows]
-    due = np.array([word not in ("interrupted", "not-sent") for word in words_of(sent.trace)])
-    reached = [k for k in range(len(bounds_s)) if (due & (stage == k)).any()]
+    stage, e2e_s = counted.load.stage[counted.rows], measured_of(counted.trace).e2e_s
+    assert e2e_s is not None
+    ended = np.isfinite(e2e_s) | np.array([word not in ("", "not-sent") for word in words_of(counted.trace)])
+    reached = [k for k in range(len(bounds_s)) if (ended & (stage == k)).any()]
     last = max(reached, default=-1) + 1
-    found = stages(sent.trace, stage, pace.stages()[:last], np.array(bounds_s[:last]), slo) if last else []
+    found = stages(counted.trace, stage, pace.stages()[:last], np.array(bounds_s[:last]), slo) if last else []
     if len(found) < 2:
         return tuple(found), None
     return tuple(found), closed_knee(found) if pace.closed else open_knee(found)
@@ -183,7 +199,10 @@ def summary(sent: Sent, pace: Pace) -> LoadSummary:
 
 def series_of(sent: Sent) -> RunSeries:
     """Return requests in flight, and what the server says of itself, at equal steps."""
-    ends_s = _ends_s(sent.trace)
+    measured = measured_of(sent.trace)
+    over_s = measured.e2e_s if measured.over_s is None else measured.over_s
+    assert over_s is not None
+    ends_s = sent.trace.requests.arrive_s + over_s
     last_s = max(sent.client.duration_s, float(np.nanmax(ends_s, initial=0.0)), 1e-3)
     time_s = np.linspace(0.0, last_s, SAMPLES + 1)[1:]
     due_s = np.sort(sent.trace.requests.arrive_s[np.isfinite(ends_s)])
@@ -196,18 +215,6 @@ def series_of(sent: Sent) -> RunSeries:
         waiting=_at(sent.scrape, "waiting", time_s),
         kv_used_frac=_at(sent.scrape, "kv_used_frac", time_s),
     )
-
-
-def _ends_s(trace: Trace) -> FloatColumn:
-    """When each request was over, as far as is known: its last token, or the last chunk before it failed."""
-    measured = measured_of(trace)
-    assert measured.e2e_s is not None
-    assert measured.ttft_s is not None
-    known_s = measured.e2e_s
-    if measured.itl_s is not None and measured.itl_offsets is not None:
-        summed_s = np.concatenate(([0.0], np.cumsum(measured.itl_s)))[measured.itl_offsets]
-        known_s = np.where(np.isnan(known_s), measured.ttft_s + np.diff(summed_s), known_s)
-    return trace.requests.arrive_s + known_s
 
 
 def _at(scrape: Scrape | None, signal: str, time_s: FloatColumn) -> FloatColumn:

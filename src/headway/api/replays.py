@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from headway.api.forecasts import Forecast, Foretold
     from headway.api.paces import Pace, Traffic
     from headway.api.replay_figures import ErrorCount, LoadSummary, RunSeries, ServerSide
+    from headway.api.replay_runs import Came
     from headway.probe.client import Progress
     from headway.probe.fidelity import Fidelity
     from headway.probe.keys import Key
     from headway.probe.knee import Knee, Stage
     from headway.probe.limits import Limits
-    from headway.probe.nouns import ClientReport, Endpoint, Load, Scrape, Sent
-    from headway.probe.scrape import Scraper
-    from headway.types import FloatColumn, Metric, Outcome, Slo
+    from headway.probe.nouns import ClientReport, Endpoint, Scrape
+    from headway.types import FloatColumn, Latency, Metric, Outcome, Slo
     from headway.workload.trace import Trace, Treatment
 
 
@@ -38,7 +38,8 @@ class Replayed:
     started: str  # ISO 8601, UTC
     slo: Slo
     outcome: Outcome
-    missed: Mapping[str, float]  # objectives missed, by value ÷ limit − 1
+    answered_latency: Mapping[Metric, Latency]  # as the outcome's, over the answered requests alone
+    missed: Mapping[str, float]  # objectives missed, by value ÷ limit − 1; NaN: not known to be met
     completed_per_s: float  # requests answered in full while others were still due, per second
     output_tokens_per_s: float  # received in that time
     whole: Stage | None  # an open loop as one stage, from first to last arrival; None: a closed one, or all at once
@@ -116,6 +117,7 @@ def replay(
     """
     from headway.api.forecasts import calibration_for, forecast
     from headway.api.paces import Pace, traffic_of
+    from headway.api.replay_runs import Sender
     from headway.probe.address import checked_address
     from headway.probe.endpoint import discover
     from headway.probe.limits import Limits
@@ -132,9 +134,9 @@ def replay(
         wanted = _cancelling(wanted, cancel_frac, cancel_after_s, seed)
     endpoint = discover(url, model=model, key=key, engine=engine, overrides=settings)
     sendable = _sendable(_rescaled(wanted, isl_frac, osl_frac), endpoint, api, key)
-    run = _Run(endpoint, pace, limits, api, key, scrape_interval_s, seed, progress)
-    foreseen = None if known is None else forecast(known, run.load(sendable), endpoint)
-    return _told(sendable, pace, *run.of(sendable), foreseen=foreseen)
+    sender = Sender(endpoint, pace, limits, api, key, scrape_interval_s, seed, progress)
+    foreseen = None if known is None else forecast(known, sender.load(sendable), endpoint)
+    return _told(sendable, pace, sender.of(sendable), foreseen=foreseen)
 
 
 def live() -> None:
@@ -195,136 +197,12 @@ def _sendable(wanted: Traffic, endpoint: Endpoint, api: Literal["completions", "
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """How loads are sent."""
-
-    endpoint: Endpoint
-    pace: Pace
-    limits: Limits
-    api: Literal["completions", "chat"]
-    key: Key | None
-    scrape_interval_s: float | None
-    seed: int
-    progress: Callable[[Progress], None] | None
-
-    def load(self, wanted: Traffic) -> Load:
-        """Return what is sent; of several numbers of clients the first.
-
-        Raises:
-            EvidenceError: nothing.
-        """
-        found = self.pace.load(wanted.name, wanted.requests)
-        if not len(found.requests):
-            raise EvidenceError("no request is due in that time")
-        return found
-
-    def of(self, wanted: Traffic) -> tuple[Sent, int, list[tuple[float, float]], tuple[str, ...]]:
-        """Send it all: what came of it, how many the end of a closed loop cut off, bounds of stages, warnings."""
-        if self.pace.closed and self.pace.in_stages:
-            return self._client_steps(wanted)
-        load = self.load(wanted)
-        lasts_s = self.pace.duration_s if self.pace.closed else None
-        sent, notes = self._sent(load, lasts_s)
-        cut_off = 0
-        if lasts_s is not None:
-            sent, cut_off = _without_cut_off(sent)
-        count, length_s = len(self.pace.stages()), self.pace.stage_s() if self.pace.in_stages else 0.0
-        return sent, cut_off, [(k * length_s, (k + 1) * length_s) for k in range(count)], notes
-
-    def _client_steps(self, wanted: Traffic) -> tuple[Sent, int, list[tuple[float, float]], tuple[str, ...]]:
-        """One run per number of clients, each going on in the requests where the one before stopped."""
-        import numpy as np
-
-        from headway.probe.joining import joined
-        from headway.workload import take
-
-        runs: list[Sent] = []
-        left, cut_off = wanted.requests, 0
-        notes: tuple[str, ...] = ()
-        for clients in self.pace.clients:
-            if not len(left):
-                raise EvidenceError(f"no requests are left for {clients} clients; the trace is too short for the steps")
-            pace = dataclasses.replace(self.pace, clients=(clients,), step_s=None)
-            sent, notes = self._sent(pace.load(wanted.name, left), self.pace.step_s)
-            used = 1 + int(sent.rows[np.isfinite(_sent_s(sent))].max(initial=-1))
-            left = take(left, np.arange(used, len(left)))
-            sent, cut = _without_cut_off(sent)
-            cut_off += cut
-            runs.append(sent)
-            if sent.client.interrupted:
-                break
-        one, starts_s = joined(runs)
-        ends_s = starts_s + np.minimum([run.client.duration_s for run in runs], self.pace.stage_s())
-        return one, cut_off, list(zip(starts_s.tolist(), ends_s.tolist(), strict=True)), notes
-
-    def _sent(self, load: Load, lasts_s: float | None) -> tuple[Sent, tuple[str, ...]]:
-        from headway.probe.client import send
-        from headway.probe.prompts import prompts
-
-        # prompts of its own for each run, so that it finds nothing of an earlier one in the server's cache
-        salt = _now()
-        bodies = prompts(self.endpoint, load.requests, api=self.api, seed=self.seed, salt=salt, key=self.key)
-        scrape = self._scraper()
-        sent = send(
-            load,
-            self.endpoint,
-            bodies,
-            self.limits,
-            lasts_s=lasts_s,
-            key=self.key,
-            scrape=scrape,
-            progress=self.progress,
-        )
-        problems = tuple(f"Server metrics: {text}." for text in scrape.problems) if scrape else ()
-        return sent, (*bodies.notes, *problems)
-
-    def _scraper(self) -> Scraper | None:
-        from headway.probe.scrape import Scraper
-
-        if self.scrape_interval_s is None or not self.endpoint.metrics:
-            return None
-        return Scraper(
-            self.endpoint.url,
-            interval_s=self.scrape_interval_s,
-            key=self.key,
-            engine=self.endpoint.engine,
-            allow_public=self.limits.allow_public,
-        )
-
-
-def _now() -> str:
-    import datetime as dt
-
-    return dt.datetime.now(dt.UTC).isoformat()
-
-
-def _sent_s(sent: Sent) -> FloatColumn:
-    assert sent.trace.measured is not None
-    assert sent.trace.measured.sent_s is not None
-    return sent.trace.measured.sent_s
-
-
-def _without_cut_off(sent: Sent) -> tuple[Sent, int]:
-    from headway.probe.joining import without_cut_off
-
-    return without_cut_off(sent)
-
-
 # --- what came of it -----------------------------------------------------------------------------------
 
 
-def _told(
-    wanted: Traffic,
-    pace: Pace,
-    sent: Sent,
-    cut_off: int,
-    bounds_s: list[tuple[float, float]],
-    notes: tuple[str, ...],
-    *,
-    foreseen: Forecast | None,
-) -> Replayed:
+def _told(wanted: Traffic, pace: Pace, came: Came, *, foreseen: Forecast | None = None) -> Replayed:
     from headway.api.replay_figures import (
+        answered_latency,
         errors_of,
         fidelity_of,
         scored,
@@ -335,15 +213,15 @@ def _told(
         while_offered,
     )
     from headway.metrics import outcome, request_latencies, violations
-    from headway.probe.knee import whole
+    from headway.probe.knee import measured_of, whole
     from headway.workload import served_of
 
-    counted, unsent = scored(sent)
-    measured = counted.measured
-    assert measured is not None
-    became = served_of(counted.requests, measured)
+    sent = came.sent
+    scoring, unsent = scored(sent)
+    counted = scoring.trace
+    became = served_of(counted.requests, measured_of(counted), counted.names["error"])
     result = outcome(counted.requests, became, wanted.slo, "measured")
-    found, knee = stages_and_knee(sent, pace, bounds_s, wanted.slo)
+    found, knee = stages_and_knee(scoring, pace, came.bounds_s, wanted.slo)
     completed_per_s, tokens_per_s = while_offered(counted)
     return Replayed(
         endpoint=sent.endpoint,
@@ -353,21 +231,22 @@ def _told(
         started=sent.started,
         slo=wanted.slo,
         outcome=result,
-        missed=violations(result.latency, wanted.slo, result.finished / result.arrived if result.arrived else 1.0),
+        answered_latency=answered_latency(counted.requests, became, result),
+        missed=violations(result.latency, wanted.slo, result.served_frac),
         completed_per_s=completed_per_s,
         output_tokens_per_s=tokens_per_s,
         whole=None if pace.closed else whole(counted, wanted.slo),
         predicted=None if foreseen is None else foreseen.beside(sent),
         errors=errors_of(sent.trace),
-        cut_off=cut_off,
+        cut_off=came.cut_off,
         unsent=unsent,
         client=sent.client,
         fidelity=fidelity_of(sent, closed=pace.closed),
         server=server_side(sent),
         stages=found,
         knee=knee,
-        series=series_of(sent),
-        warnings=(*sent.client.warnings, *notes),
+        series=series_of(came.whole),
+        warnings=(*sent.client.warnings, *came.notes),
         trace=sent.trace,
         scrape=sent.scrape,
         latencies_s=request_latencies(counted.requests, became),

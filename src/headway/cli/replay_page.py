@@ -35,6 +35,7 @@ def replay_page(found: Replayed) -> Page:
     parts = (
         _objectives(found),
         latency_table(found.outcome, ("ttft", "tpot", "itl", "e2e")),
+        _answered(found),
         Lines(title="In all, measured", lines=_in_all(found)),
         *((_foretold(found.predicted),) if found.predicted else ()),
         _stages(found),
@@ -56,13 +57,20 @@ def headline(found: Replayed) -> str:
         engine = f"Stopped early ({found.client.interrupted}): {engine}"
     answered = f"answered {found.answered:,} of {len(found.trace.requests):,} requests of {found.workload}"
     ttft, tpot = (o.latency[m].at(0.5) if m in o.latency else math.nan for m in ("ttft", "tpot"))
-    verdict = ""
-    if found.slo.objectives:
-        verdict = ", meets the SLO" if o.meets_slo else f", misses {', '.join(found.missed)}"
     return (
         f"{engine} with {model} {answered} {_pace(found)}: TTFT p50 {seconds(ttft)}, TPOT p50 "
-        f"{seconds(tpot)}{verdict}; {_limit(found)}, measured."
+        f"{seconds(tpot)}{_verdict(found)}; {_limit(found)}, measured."
     )
+
+
+def _verdict(found: Replayed) -> str:
+    """Whether the SLO holds; an objective whose value nobody can tell is neither met nor missed."""
+    if not found.slo.objectives:
+        return ""
+    missed = [name for name, over in found.missed.items() if not math.isnan(over)]
+    untold = [name for name, over in found.missed.items() if math.isnan(over)]
+    said = [f"{what} {', '.join(names)}" for what, names in (("misses", missed), ("cannot tell", untold)) if names]
+    return f", {' and '.join(said)}" if said else ", meets the SLO"
 
 
 def _pace(found: Replayed) -> str:
@@ -118,16 +126,39 @@ def _objectives(found: Replayed) -> Table:
 def _objective(found: Replayed, objective: Objective) -> tuple[str, ...]:
     over = found.missed.get(str(objective))
     name = f"{objective.metric.upper()} {percentile(objective.percentile_frac)}"
-    by = "" if over is None else f"by {units.show_frac(over, 0)}" if over < 1e9 else "some request never gets there"
     value = latency_at(found.outcome.latency.get(objective.metric), objective.percentile_frac)
-    return name, value, seconds(objective.limit_s), "met" if over is None else "missed", by
+    return name, value, seconds(objective.limit_s), *_met(over)
+
+
+def _met(over: float | None) -> tuple[str, str]:
+    """Whether an objective is met, and by how much it is missed."""
+    if over is None:
+        return "met", ""
+    if math.isnan(over):
+        return "not known", "every answer came all at once"
+    return "missed", f"by {units.show_frac(over, 0)}" if over < 1e9 else "some request never gets there"
+
+
+def _answered(found: Replayed) -> Table:
+    """The same percentiles over the answered requests alone, where failed ones make some of them infinite."""
+    o = found.outcome
+    shown = {
+        m: one for m, one in found.answered_latency.items() if any(map(math.isinf, o.latency[m].quantiles_s.values()))
+    }
+    fracs = sorted({frac for one in shown.values() for frac in one.quantiles_s})
+    rows = tuple((m.upper(), *(latency_at(one, frac) for frac in fracs)) for m, one in shown.items())
+    columns = ("", *map(percentile, fracs))
+    note = "An SLO is held against the figures above, in which a failed request never gets there."
+    title = "Of the answered requests alone, measured"
+    return Table(title=title, columns=columns, align="l" + "r" * len(fracs), rows=rows, note=note if rows else "")
 
 
 def _in_all(found: Replayed) -> tuple[str, ...]:
     o, load = found.outcome, found.load
     window = (
         f"{o.arrived:,} requests in a window of {seconds(o.window_s)}: {o.finished:,} answered, {o.failed:,} failed, "
-        f"{o.unfinished:,} unfinished"
+        + f"{o.cancelled:,} cancelled by their clients, " * bool(o.cancelled)
+        + f"{o.unfinished:,} unfinished"
     )
     rest = [
         f"{counted(number, 'request')} {what}"
@@ -144,10 +175,7 @@ def _in_all(found: Replayed) -> tuple[str, ...]:
     )
     if found.whole is not None and found.whole.completed_frac is not None:
         carried += f"; by how E2E grows, {units.show_frac(found.whole.completed_frac, 0)} of the offered is completed"
-    lengths = (
-        f"mean ISL {load.isl_mean_tokens:,.0f}, OSL {load.osl_mean_tokens:,.0f} tokens; "
-        f"{units.show_frac(o.prefix_hit_frac)} of the prompt tokens found in the server's cache"
-    )
+    lengths = f"mean ISL {load.isl_mean_tokens:,.0f}, OSL {load.osl_mean_tokens:,.0f} tokens; {_cached(found)}"
     goodput = f"goodput {o.goodput_per_s:.3g} req/s ({units.show_frac(o.slo_attainment_frac)} met every objective)"
     return (
         "; ".join([window, *rest]),
@@ -156,6 +184,16 @@ def _in_all(found: Replayed) -> tuple[str, ...]:
         lengths,
         *(str(treatment) for treatment in found.treatments),
     )
+
+
+def _cached(found: Replayed) -> str:
+    """What of the prompts was in the server's cache: as its answers tell, and as its metrics do."""
+    told, server = found.outcome.prefix_hit_frac, None if found.server is None else found.server.prefix_hit_frac
+    own = "" if server is None else f" ({units.show_frac(server)} by its own metrics)"
+    if not math.isnan(told):
+        return f"{units.show_frac(told)} of the prompt tokens found in the server's cache{own}"
+    hint = ": --enable-prompt-tokens-details makes vLLM tell" if found.endpoint.engine == "vllm" else ""
+    return f"its answers do not tell what of the prompts was found in the server's cache{own}{hint}"
 
 
 # --- predicted before -----------------------------------------------------------------------------------
@@ -201,7 +239,8 @@ def _stages(found: Replayed) -> Table:
 
 def _stage(stage: Stage, *, closed: bool) -> tuple[str, ...]:
     ttft, tpot = stage.latency.get("ttft"), stage.latency.get("tpot")
-    verdict = "" if closed else ("keeps up" if stage.keeps_up else "falls behind") + ("" if stage.sure else " (?)")
+    keeps_up = {True: "keeps up", False: "falls behind", None: "not known"}[stage.keeps_up]
+    verdict = "" if closed else keeps_up + " (?)" * (stage.keeps_up is not None and not stage.sure)
     slo = "" if stage.meets_slo is None else " · SLO met" if stage.meets_slo else " · SLO missed"
     return (
         f"{stage.offered:g}" if closed else f"{stage.offered:.3g}",

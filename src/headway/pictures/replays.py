@@ -147,7 +147,8 @@ def _stages(stages: Sequence[Stage], knee: Knee | None, title: str) -> Figure:
         _titled(figure, "Stages", title)
         output, latency = figure.subplots(1, 2)
         output.plot(offered, [stage.output_tokens_per_s for stage in stages], color=BLUE, lw=1.4)
-        for kept, colour, name in ((True, BLUE, "keeps up"), (False, VERMILION, "falls behind")):
+        verdicts = ((True, BLUE, "keeps up"), (False, VERMILION, "falls behind"), (None, FAINT, "not known"))
+        for kept, colour, name in verdicts:
             mine = [stage for stage in stages if stage.keeps_up is kept]
             if mine:
                 at = [stage.offered for stage in mine]
