@@ -1,7 +1,7 @@
 """A proxy on loopback before a real server, that misbehaves as told: one fault per request, by its number.
 
-Only requests for completions are numbered, in the order they come; all others pass. A fault is a coroutine of an
-`Exchange`: it says what the client gets in place of, or of, the server's true answer.
+Only requests for completions are numbered, in the order they come; other routes have one fault for all. A fault is a
+coroutine of an `Exchange`: it says what the client gets in place of, or of, the server's true answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class HungUpError(Exception):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request for a completion, and what is said to the client."""
+    """One request, and what is said to the client."""
 
     target: str  # the real server's URL of the route
     headers: dict[str, str]
@@ -91,6 +91,16 @@ Fault = Callable[[Exchange], Awaitable[None]]
 
 async def passed(exchange: Exchange) -> None:
     await rewritten(lambda event: event)(exchange)
+
+
+async def told(exchange: Exchange) -> None:
+    """What the real server answers to a question beside the API."""
+    asked = ("POST", {"json": exchange.body}) if exchange.body else ("GET", {})
+    async with exchange.session.request(asked[0], exchange.target, headers=exchange.headers, **asked[1]) as answer:
+        await exchange.head(answer.status, {"Content-Type": answer.headers.get("Content-Type", "")})
+        if said := await answer.read():
+            await exchange.send(said)
+        await exchange.end()
 
 
 def rewritten(change: Callable[[bytes], bytes]) -> Fault:
@@ -160,6 +170,17 @@ def status(code: int, **headers: str) -> Fault:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         length = {"Content-Type": "application/json", "Content-Length": str(len(said))}
         await exchange.head(code, named | length, chunked=False)
+        await exchange.raw(said)
+
+    return fault
+
+
+def saying(before: bytes, after: bytes, *, code: int = 200) -> Fault:
+    """An answer that is no stream, with the key that was sent in it."""
+
+    async def fault(exchange: Exchange) -> None:
+        said = before + exchange.headers["Authorization"].encode() + after
+        await exchange.head(code, {"Content-Length": str(len(said))}, chunked=False)
         await exchange.raw(said)
 
     return fault
@@ -292,7 +313,8 @@ class Proxy:
             await self.script.get(number, passed)(exchange)
             return
         if path in self.script:
-            await self.script[path](Exchange(self.upstream + path, kept, {}, session, writer))
+            asked = json.loads(body) if lower["content-type"] == "application/json" else {}
+            await self.script[path](Exchange(self.upstream + path, kept, asked, session, writer))
             return
         kept |= {"Content-Type": lower["content-type"]} if body else {}
         async with session.request(method, self.upstream + path, data=body, headers=kept) as answer:

@@ -19,6 +19,7 @@ from llama import llama_server, needs_llama
 from headway.errors import InputError
 from headway.probe.bodies import Answer
 from headway.probe.client import send
+from headway.probe.flight import Flight
 from headway.probe.keys import Key
 from headway.probe.limits import Limits
 from headway.probe.nouns import ERRORS, Endpoint, Load, Sent
@@ -133,6 +134,19 @@ def test_ctrl_c_keeps_what_there_is_so_far(url: str) -> None:
         threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
     sent = send(load, endpoint(url), Prompts(load.requests), scrape=slow_scrape)
     assert errors(sent)[0] == "" and errors(sent)[2] == "not-sent"
+    assert sent.client.interrupted == "Ctrl-C"
+
+
+def test_ctrl_c_within_a_burst_sends_no_more_of_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted_at_10(row: int) -> Flight:
+        if row == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Flight(row)
+
+    monkeypatch.setattr("headway.probe.client.Flight", interrupted_at_10)
+    sent = sent_to(url, Load(name="burst", requests=requests_of(30)))
+    assert set(errors(sent)) <= {"interrupted", "not-sent"}
+    assert errors(sent)[10:] == ["not-sent"] * 20
     assert sent.client.interrupted == "Ctrl-C"
 
 

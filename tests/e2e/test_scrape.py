@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import faults
 import pytest
 from llama import llama_server, needs_llama
 from servers import free_port, get, post, running, wait_until_ready
 
 from headway.errors import EvidenceError
+from headway.probe.keys import Key
 from headway.probe.observed import observed
 from headway.probe.scrape import Scraper
 from headway.probe.scrape_files import from_prometheus
@@ -65,6 +67,46 @@ def test_a_server_without_metrics_is_asked_once() -> None:
         assert scraped(scraper, lambda: time.sleep(0.4)) is None
     assert scraper.failed == 1
     assert "answers 501" in scraper.problems[0]
+
+
+@pytest.mark.parametrize("interval_s", [0.05, 120.0], ids=["in the middle", "at the end"])
+def test_metrics_that_hang_do_not_hold_up_the_end(interval_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headway.probe.scrape.LAST_S", 0.3)
+    asked = 0
+
+    async def first(exchange: faults.Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        await (faults.told if asked == 1 else faults.hang(None))(exchange)
+
+    async def run(scraper: Scraper) -> Scrape | None:
+        ended, start_s = asyncio.Event(), time.perf_counter()
+        task = asyncio.create_task(scraper(lambda: time.perf_counter() - start_s, ended))
+        while not scraper.pages or (interval_s < 1 and asked < 2):  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.01)
+        ended.set()
+        return await asyncio.wait_for(task, 20)  # a fetch that hangs is given 30 s, and longer at long intervals
+
+    with llama_server() as url, faults.proxy(url, {"/metrics": first}) as between:
+        scraper = Scraper(between.url, interval_s=interval_s)
+        scrape = asyncio.run(run(scraper))
+    assert scrape is not None and len(scrape.time_s) == 1
+    assert scrape.failed == 1 and "within 0.3 s of the end" in scraper.problems[0]
+
+
+def test_a_page_that_quotes_the_key_is_quoted_without_it() -> None:
+    secret = "sk-" + "".join(f"{number:03}Qz" for number in range(34))
+
+    async def quoting(exchange: faults.Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"vllm:num_requests_running " + exchange.headers["Authorization"].split()[1].encode())
+        await exchange.end()
+
+    with llama_server() as url, faults.proxy(url, {"/metrics": quoting}) as between:
+        scraper = Scraper(between.url, interval_s=0.1, key=Key(secret, "test"))
+        assert scraped(scraper, lambda: time.sleep(0.3)) is None
+    assert "is no exposition" in scraper.problems[0]
+    assert not [at for at in range(len(secret) - 8) if secret[at : at + 8] in scraper.problems[0]]
 
 
 def test_nobody_there_is_counted() -> None:

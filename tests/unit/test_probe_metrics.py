@@ -15,7 +15,7 @@ from headway.probe import scrape_files
 from headway.probe.nouns import Scrape
 from headway.probe.observed import beside_client, increase, observed, restarted_s
 from headway.probe.scrape import Scraper, scrape_of
-from headway.probe.scrape_files import from_expositions, from_prometheus, read_scrape, write_scrape
+from headway.probe.scrape_files import from_prometheus, read_scrape, write_scrape
 from headway.probe.signals import Sample, engine_of, reading_of, samples_of, table
 from headway.workload.trace import Measured
 
@@ -210,14 +210,12 @@ def test_what_is_no_scrape_is_refused(tmp_path: Path) -> None:
         read_scrape(path)
 
 
-def test_two_saved_pages_are_a_scrape(tmp_path: Path) -> None:
-    after = sample(VLLM)
-    (tmp_path / "after").write_text(after)
-    scrape = from_expositions((tmp_path / "after", tmp_path / "after"), (0.0, 10.0))
+def test_two_pages_are_a_scrape() -> None:
+    page = samples_of(sample(VLLM))
+    scrape = scrape_of([(0.0, page), (10.0, page)])
+    assert scrape is not None
     assert observed(scrape).increases["requests"] == 0
-    (tmp_path / "other").write_text("nothing 1\n")
-    with pytest.raises(InputError, match="no metrics of vllm"):
-        from_expositions((tmp_path / "other",), (0.0,))
+    assert scrape_of([(0.0, samples_of("nothing 1\n"))]) is None
 
 
 def test_no_prometheus_server_is_one_error() -> None:

@@ -55,6 +55,7 @@ class Scraper:
     Attributes:
         failed: fetches that gave no page.
         problems: why, each reason once.
+        pages: when each was taken, and the page, compressed.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Scraper:
         self.url = base if base.endswith("/metrics") else f"{base}/metrics"
         self.interval_s, self._key, self._engine = interval_s, key, engine
         self.failed, self.problems = 0, list[str]()
-        self._pages: list[tuple[float, bytes]] = []
+        self.pages: list[tuple[float, bytes]] = []
         self._kept_bytes, self._over = 0, False
 
     async def __call__(self, now_s: Callable[[], float], ended: asyncio.Event) -> Scrape | None:
@@ -133,7 +134,7 @@ class Scraper:
         if page is None:
             return self._problem(f"{self.url} is larger than {MOST_BYTES:,} bytes")
         kept = await asyncio.to_thread(zlib.compress, page, 1)
-        self._pages.append(((asked_s + now_s()) / 2, kept))
+        self.pages.append(((asked_s + now_s()) / 2, kept))
         self._kept_bytes += len(kept)
         if self._kept_bytes > MOST_KEPT_BYTES:
             self._over = True
@@ -148,7 +149,7 @@ class Scraper:
     def scrape(self) -> Scrape | None:
         """Read the pages kept; None where none has an engine's metrics."""
         read: list[tuple[float, list[Sample]]] = []
-        for time_s, page in self._pages:
+        for time_s, page in self.pages:
             try:
                 read.append((time_s, samples_of(zlib.decompress(page).decode())))
             except ValueError as error:  # also no UTF-8

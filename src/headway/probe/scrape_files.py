@@ -1,4 +1,4 @@
-"""A scrape beside the requests it belongs to (`metrics.parquet`), from saved expositions, or as Prometheus answers."""
+"""A scrape beside the requests it belongs to (`metrics.parquet`), or as Prometheus answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headway.probe.address import checked_address
 from headway.probe.asking import opened
 from headway.probe.nouns import Scrape
 from headway.probe.scrape import rows_of, scrape_of
-from headway.probe.signals import Sample, all_spellings, plain_name, samples_of, table
+from headway.probe.signals import Sample, all_spellings, plain_name, table
 from headway.workload.columnar import is_parquet
 from headway.workload.readers import look
 from headway.workload.source import Source
@@ -126,25 +126,7 @@ def _histogram(
     return bounds[:-1], counts, totals
 
 
-# --- saved expositions, and a Prometheus server --------------------------------------------------------------------
-
-
-def from_expositions(paths: tuple[Path, ...], times_s: tuple[float, ...], *, engine: str = "") -> Scrape:
-    """Read saved metrics pages, such as one before and one after a run.
-
-    Raises:
-        InputError: one cannot be read, is no exposition, or they have no engine's metrics.
-    """
-    pages = []
-    for path, time_s in zip(paths, times_s, strict=True):
-        try:
-            pages.append((time_s, samples_of(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError) as error:
-            raise InputError(f"not readable as a Prometheus exposition: {error}", file=path) from None
-    found = scrape_of(pages, engine=engine)
-    if found is None:
-        raise InputError(f"no metrics of {', '.join(table().engines)}", file=paths[0])
-    return found
+# --- a Prometheus server ------------------------------------------------------------------------------------------
 
 
 def from_prometheus(
