@@ -90,6 +90,8 @@ def test_each_token_has_the_time_of_the_piece_with_its_last_byte(tokens: int, at
     assert columns.e2e_s[0] == times_s[-1]
     assert columns.gaps_s[0].tolist() == np.diff(times_s).tolist()
     assert columns.coalesced == int((np.diff(times_s) == 0).sum())
+    assert columns.at_once == (tokens > 1 and times_s[0] == times_s[-1])
+    assert columns.over_s[0] == len(pieces)
     assert (columns.input_tokens[0], columns.output_tokens[0], columns.cached_tokens[0]) == (9, tokens, 4)
 
 

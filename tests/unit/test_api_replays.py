@@ -16,7 +16,7 @@ from headway.api.documents import document
 from headway.api.forecasts import calibration_for, forecast
 from headway.api.paces import Pace, Traffic
 from headway.api.replay_figures import fidelity_of
-from headway.api.replay_runs import Came
+from headway.api.replay_runs import Came, Sender
 from headway.api.replays import Replayed, _told
 from headway.cli.replay_page import headline, replay_page
 from headway.errors import InputError
@@ -24,6 +24,7 @@ from headway.perf.endpoint_reader import read_calibration
 from headway.perf.endpoint_steps import replica_of
 from headway.pictures.page import Table
 from headway.probe import loads
+from headway.probe.limits import Limits
 from headway.probe.nouns import ERRORS, ClientReport, Endpoint, Load, Sent
 from headway.simulator import simulate
 from headway.types import Requests, Slo
@@ -215,6 +216,33 @@ def test_all_at_once_is_no_rate_to_keep_up_with() -> None:
     found = told(sent_of(asked_for(30, gap_s=0.0), np.arange(1.0, 31.0)))
     assert found.whole is None
     assert "all at once" in headline(found) and "behind" not in headline(found)
+
+
+# --- steps of clients -----------------------------------------------------------------------------------
+
+
+def test_steps_keep_their_notes_and_share_what_may_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step sends four requests; ten may be sent."""
+    begun: list[tuple[int | None, int]] = []
+
+    def answered(_self: Sender, load: Load, _lasts_s: float | None, _limits: Limits) -> tuple[Sent, tuple[str, ...]]:
+        begun.append((load.concurrency, len(load.requests)))
+        words = ["" if row < 4 else "not-sent" for row in range(len(load.requests))]
+        late_s = np.where(np.arange(len(words)) < 4, 0.0, np.nan)
+        sent = sent_of(load.requests, np.full(len(words), 2.0), words=words)
+        assert sent.trace.measured is not None
+        trace = dataclasses.replace(sent.trace, measured=dataclasses.replace(sent.trace.measured, sent_s=late_s))
+        return dataclasses.replace(sent, trace=trace, load=load), (f"note of {load.concurrency}", "the same")
+
+    monkeypatch.setattr(Sender, "_sent", answered)
+    pace = Pace(clients=(1, 2, 3, 4), step_s=10.0)
+    sender = Sender(ENDPOINT, pace, Limits(requests=10), "completions", None, None, 0, None)
+    traffic = Traffic(name="x", requests=asked_for(100), slo=Slo(objectives=()))
+    came = sender.of(traffic)
+    assert begun == [(1, 10), (2, 6), (3, 2)]
+    assert came.notes == ("note of 1", "the same", "note of 2", "note of 3")
+    assert came.sent.client.interrupted == came.whole.client.interrupted == "the budget of 10 requests"
+    assert len(came.bounds_s) == 3 and len(came.sent.trace.requests) == 10
 
 
 # --- sent as asked for ----------------------------------------------------------------------------------

@@ -120,6 +120,13 @@ def test_a_few_milliseconds_late_limit_nothing_but_what_lasts_milliseconds() -> 
     assert found.startswith("The client may have added 2.45 ms to the p50 of ITL, 20 ms")
 
 
+def test_chunks_that_came_together_are_no_fault_of_the_client() -> None:
+    slow_s, none_s, lag_s = np.full(50, 0.5), np.zeros(50), np.full(50, 0.002)
+    assert limits(0.3, slow_s, none_s, np.zeros(50), lag_s) == []
+    assert limits(0.3, slow_s, none_s, np.append(np.zeros(40), np.full(10, 0.02)), lag_s) == [], "p50 is 0, p99 20 ms"
+    assert len(limits(0.3, slow_s, none_s, np.full(50, 0.004), lag_s)) == 2
+
+
 def test_nobody_speaks_where_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
