@@ -152,7 +152,7 @@ def test_it_holds_until_the_server_is_slowed(tmp_path: Path, capsys: pytest.Capt
             assert [window["state"] for window in windows] == ["holds"] * 3, windows
             assert code == 0
             assert windows[0]["traffic"]["requests"] == pytest.approx(PER_S * WINDOW_S, abs=8)
-            assert set(windows[0]["figures"]) == {"itl", "in_flight"}
+            assert set(windows[0]["figures"]) == {"ttft", "itl", "e2e"}
             with slowed(process.pid):
                 assert main([*watch, "--windows", "6"]) == 1
     said = capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
 
 URL = "http://127.0.0.1:9"
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-#: Requests in flight as the calibration has them, and a server with far more.
-AS_EXPECTED, SLOW = 0.6, 4.0
+#: Seconds from arrival to end as the calibration has them of one request alone, and of a far slower server.
+AS_EXPECTED, SLOW = 0.55, 4.0
 
 
-def looked(in_flight: float, engine: str = "vllm") -> Scrape:
-    """A minute of one request per second, 100 tokens in and 50 out."""
+def looked(e2e_s: float, engine: str = "vllm") -> Scrape:
+    """A minute of one request per second, 100 tokens in and 50 out; one was in flight at both looks."""
     counted = {"requests": 60.0, "prompt_tokens": 6000.0, "generation_tokens": 3000.0}
-    values = {name: np.array([0.0, increase]) for name, increase in counted.items()} | {
-        "running": np.full(2, in_flight)
-    }
+    values = {name: np.array([0.0, increase]) for name, increase in counted.items()} | {"running": np.ones(2)}
+    counts = np.array([[0.0, 0.0], [60.0, 60.0]])
+    histograms = {"e2e_s": (np.array([100.0]), counts, np.array([0.0, 60.0 * e2e_s]))}
     names = {name: recipe.names[0] for name, recipe in table().engines[engine].items() if name in values}
-    return Scrape(time_s=np.array([0.0, 60.0]), values=values, histograms={}, names=names, failed=0)
+    return Scrape(time_s=np.array([0.0, 60.0]), values=values, histograms=histograms, names=names, failed=0)
 
 
 @pytest.fixture
@@ -77,7 +78,8 @@ def test_a_window_that_fails_later_is_noted_and_the_evidence_kept(
     slept = server(looked(AS_EXPECTED), looked(SLOW), looked(SLOW), down, refused, looked(SLOW))
     found = watch(file, url=URL, windows=6)
     assert [one.state for one in found.windows[:2]] == ["holds", "holds"]
-    assert [one.state for one in found.windows[2:5]] == ["drifting"] * 3
+    assert [one.state for one in found.windows[2:5]] == ["drifting", "not judged", "not judged"]
+    assert found.judged == 4
     assert [one.note for one in found.windows] == ["", "", "", str(down), str(refused), ""]
     assert [one.traffic is None for one in found.windows] == [False, False, False, True, True, False]
     assert found.windows[-1].state == f"drifted since {found.windows[1].began}"
@@ -123,6 +125,26 @@ def test_a_short_check_is_possible_where_it_can_fail(file: str, server: Callable
     assert main(words) == 1
 
 
+@pytest.mark.parametrize(("judged", "code"), [(0, 4), (2, 4), (3, 0)])
+def test_a_check_of_a_server_that_says_nothing_does_not_pass(
+    judged: int, code: int, file: str, server: Callable[..., list[float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    down = EvidenceError("does not answer")
+    idle = replace(looked(AS_EXPECTED), values={"requests": np.zeros(2), "running": np.zeros(2)}, histograms={})
+    server(idle, *[looked(AS_EXPECTED)] * judged, *[down] * (4 - judged))
+    assert main(["watch", "--calibration", file, "--url", URL, "--windows", "5", "--check"]) == code
+    said = capsys.readouterr()
+    lines = [line.split("  ")[1] for line in said.out.splitlines() if not line.startswith(" ")]
+    assert lines == ["not judged", *["holds"] * judged, *["not judged"] * (4 - judged)]
+    assert (f"{judged} of 5 windows could be judged, 3 are needed" in said.err) is bool(code)
+
+
+def test_what_has_drifted_stays_so_where_nothing_is_judged(file: str, server: Callable[..., list[float]]) -> None:
+    server(*[looked(SLOW)] * 4, EvidenceError("does not answer"))
+    found = watch(file, url=URL, windows=5)
+    assert found.drifted and found.windows[4].state == found.windows[3].state
+
+
 def test_the_lines_of_json_are_the_documents_of_the_reference(
     file: str, server: Callable[..., list[float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,4 +171,4 @@ def test_a_note_stands_below_the_figures(
     server(looked(AS_EXPECTED))
     monkeypatch.setattr(watching, "expect", lambda *_what, **_more: {})
     assert main(["watch", "--calibration", file, "--url", URL, "--once"]) == 0
-    assert "not every simulation of such traffic has in_flight" in capsys.readouterr().out
+    assert "not every simulation of such traffic has e2e" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from headway.calibration.watching import (
 )
 from headway.cli.calibrate import endpoint_command
 from headway.cli.watch import recalibrating
-from headway.errors import InputError
+from headway.errors import EvidenceError, InputError
 from headway.perf.endpoint import EndpointCalibration, StepTerms, Uncertainty
 from headway.probe.observed import Observed, distribution
 from headway.types import EngineSettings
@@ -73,6 +73,8 @@ def window(**increases: float) -> Observed:
     )
 
 
+#: One request in flight at every look.
+ALONE = np.ones(30)
 LLAMA = window(prompt_tokens=6000.0, cached_tokens=3000.0, generation_tokens=3000.0, decode_busy_s=30.0)
 
 
@@ -81,7 +83,17 @@ def test_a_server_that_counts_no_requests_needs_the_output_length() -> None:
         traffic_of(LLAMA)
     traffic = traffic_of(LLAMA, 50)
     assert (traffic.requests, traffic.isl_tokens, traffic.osl_tokens, traffic.cached_frac) == (60, 100.0, 50.0, 0.5)
-    assert measured_of(LLAMA, traffic) == {"itl": pytest.approx(30 / (3000 - 60)), "in_flight": 1.0}
+    assert measured_of(LLAMA, traffic) == {"itl": pytest.approx(30 / (3000 - 60)), "e2e": 1.0}  # Little's law
+
+
+def test_seconds_in_the_engine_and_in_the_queue_are_latencies() -> None:
+    seen = replace(LLAMA, increases=LLAMA.increases | {"prefill_busy_s": 12.4}, changes={"running": 2.0})
+    seen = replace(seen, means={"running": 1.0, "waiting": 0.5})
+    traffic = traffic_of(seen, 50)
+    found = measured_of(seen, traffic)
+    assert found["ttft"] == pytest.approx(12.4 / 62 + 0.5 / (62 / 60))
+    assert found["e2e"] == pytest.approx(found["ttft"] + 30 / 60)
+    assert traffic.isl_tokens == pytest.approx(6000 / 62)
 
 
 def test_requests_that_pile_up_have_come() -> None:
@@ -101,17 +113,19 @@ def test_histograms_tell_lengths_and_latencies() -> None:
 
 def test_expected_is_what_the_terms_say() -> None:
     seen = replace(LLAMA, increases=LLAMA.increases | {"decode_busy_s": 0.0101 * 2940})
-    found = expect(calibration(), seen, replace(traffic_of(seen, 50), requests=10, window_s=600.0))["itl"]
+    found = expect(calibration(), seen, traffic_of(seen, 50), ALONE)["itl"]
     assert found.expected == pytest.approx(0.010, rel=0.03)  # alone in the batch
     assert found.low < 0.0101 < found.high
     assert found.terms_sd == pytest.approx(math.hypot(0.02, 0.01), rel=0.5)
-    slow = expect(calibration(replace(TERMS, decode_s={1: 0.02, 8: 0.048})), seen, traffic_of(seen, 50))["itl"]
+    slow = expect(calibration(replace(TERMS, decode_s={1: 0.02, 8: 0.048})), seen, traffic_of(seen, 50), ALONE)["itl"]
     assert slow.expected > 0.019
 
 
 def window_off(off: float, sampling_sd: float = 0.05) -> dict[str, Expectation]:
-    one = Expectation(measured=math.exp(off), expected=1.0, low=0.9, high=1.1, sampling_sd=sampling_sd, terms_sd=0.03)
-    return {"itl": one, "in_flight": replace(one, measured=1.0)}
+    one = Expectation(
+        measured=math.exp(off), expected=1.0, low=0.9, high=1.1, sampling_sd=sampling_sd, terms_sd=0.03, range_log=0.0
+    )
+    return {"itl": one, "e2e": replace(one, measured=1.0)}
 
 
 def test_within_tolerance_it_holds_for_ever() -> None:
@@ -152,7 +166,9 @@ def exact() -> Detector:
 
 
 def off_by(z: float) -> Expectation:
-    return Expectation(measured=math.exp(0.05 * z), expected=1.0, low=0.9, high=1.1, sampling_sd=0.05, terms_sd=0.0)
+    return Expectation(
+        measured=math.exp(0.05 * z), expected=1.0, low=0.9, high=1.1, sampling_sd=0.05, terms_sd=0.0, range_log=0.0
+    )
 
 
 @pytest.mark.parametrize(("spread", "rare"), [(1.0, True), (2.0, False)])
@@ -183,14 +199,37 @@ def test_a_figure_that_some_simulation_lacks_silences_no_other() -> None:
     """Where hardly an answer has a second token, there are no gaps to compare; the rest is compared on."""
     seen = window(requests=60.0, prompt_tokens=6000.0, generation_tokens=61.0, decode_busy_s=0.5)
     traffic = traffic_of(seen)
-    assert set(measured_of(seen, traffic)) == {"itl", "in_flight"}
-    expected = expect(calibration(), seen, traffic)
-    assert set(expected) == {"in_flight"}
-    slow = {"in_flight": replace(expected["in_flight"], measured=3 * expected["in_flight"].expected)}
+    assert set(measured_of(seen, traffic)) == {"itl", "e2e"}
+    expected = expect(calibration(), seen, traffic, ALONE)
+    assert set(expected) == {"e2e"}
+    slow = {"e2e": replace(expected["e2e"], measured=3 * expected["e2e"].high)}
     detector = Detector()
     for number in range(5):
         detector.take(slow, str(number))
     assert detector.state == "drifted since 0"
+
+
+def test_what_traffic_may_do_is_no_drift() -> None:
+    detector, wide = Detector(), replace(window_off(0.5)["itl"], range_log=0.5)
+    for number in range(100):
+        detector.take({"itl": wide}, str(number))
+    assert detector.state == "holds"
+
+
+def test_where_nobody_says_how_many_are_in_flight_nothing_is_expected() -> None:
+    seen = replace(LLAMA, means={})
+    with pytest.raises(EvidenceError, match="how many requests are in flight"):
+        expect(calibration(), seen, traffic_of(seen, 50), np.zeros(0))
+
+
+@pytest.mark.parametrize(
+    ("strong", "part"), [("itl", "decode steps"), ("ttft", "prefill or queueing"), ("e2e", "steps")]
+)
+def test_the_part_is_that_of_the_figures_that_are_off(strong: str, part: str) -> None:
+    detector = Detector()
+    for number in range(6):
+        detector.take({"ttft": window_off(0.0)["itl"], **window_off(0.0), strong: window_off(1.0)["itl"]}, str(number))
+    assert detector.part == f"{part}: slower than calibrated"
 
 
 def test_traffic_says_its_rate() -> None:

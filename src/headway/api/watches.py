@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from headway.probe.nouns import Scrape
 
 WINDOW_S = 60.0
+#: The state of a window that nothing is known of, while nothing has drifted.
+UNJUDGED = "not judged"
 #: Scrapes of one window.
 _SCRAPES = 30
 
@@ -33,8 +35,8 @@ class WatchedWindow:
     Attributes:
         began: UTC.
         traffic: None where the window said nothing, or could not be seen; why stands in `note`.
-        figures: by name: seconds, and requests in flight.
-        state: `holds`, `drifting`, `drifted since HH:MM:SS`.
+        figures: by name, seconds; none where nothing was judged.
+        state: `holds`, `drifting`, `drifted since HH:MM:SS`; `not judged` where there are no figures, unless drifted.
         part: which part of the model it looks like.
         note: what is to be known of it.
     """
@@ -55,6 +57,7 @@ class Watch:
         calibration: its name.
         drifted: whether it no longer holds.
         windows: in order of time.
+        judged: of them.
         assumed: what the comparison takes for granted.
         known: the calibration itself.
     """
@@ -62,12 +65,13 @@ class Watch:
     calibration: str
     drifted: bool
     windows: tuple[WatchedWindow, ...]
+    judged: int
     assumed: tuple[str, ...]
     known: EndpointCalibration = field(repr=False, metadata={"document": False})
 
 
 ASSUMED = (
-    "requests arrive as a Poisson process at the window's rate",
+    "a server answers as fast as it does clients that ask at once and again, as many as are in flight",
     "cached tokens of prompts cost nothing",
     "lengths are spread as the engine's histograms say, or equal where it has none",
     "the front end's time is left out: the server's own times are compared",
@@ -140,8 +144,14 @@ def watch(
             told(seen[-1])
     except KeyboardInterrupt:
         pass
-    drifted = bool(detector.drifted)
-    return Watch(calibration=known.name, drifted=drifted, windows=tuple(seen), assumed=ASSUMED, known=known)
+    return Watch(
+        calibration=known.name,
+        drifted=bool(detector.drifted),
+        windows=tuple(seen),
+        judged=sum(bool(window.figures) for window in seen),
+        assumed=ASSUMED,
+        known=known,
+    )
 
 
 def _check_above_0(**given: float) -> None:
@@ -191,17 +201,21 @@ class _Watcher:
                 raise
             note = str(error)
             time.sleep(max(self.window_s - (time.perf_counter() - start_s), 0.0))
-        state, part = self.detector.state, self.detector.part
+        told = bool(figures) or bool(self.detector.drifted)
+        state, part = (self.detector.state, self.detector.part) if told else (UNJUDGED, "")
         return WatchedWindow(began=began, traffic=traffic, figures=figures, state=state, part=part, note=note)
 
     def _judged(
         self, scrape: Scrape, began: str, *, seed: int
     ) -> tuple[Traffic | None, Mapping[str, Expectation], str]:
         """Hold a window against the calibration: its traffic and figures, or none and why."""
+        from headway.calibration.from_metrics import check_engine
+        from headway.calibration.levels import in_flight
         from headway.calibration.watching import LEAST_REQUESTS, expect, measured_of, traffic_of
         from headway.probe.observed import observed
 
-        _check_engine(scrape, self.known)
+        hint = "name the calibration of this server, or pick the server with a selector"
+        check_engine(scrape, self.known.settings.engine, repr(self.known.name), place="calibration", hint=hint)
         try:
             seen = observed(scrape)
         except EvidenceError as error:
@@ -211,24 +225,10 @@ class _Watcher:
             return None, {}, "the server was restarted within the window: left out"
         if found.requests < LEAST_REQUESTS or not found.ended:
             return None, {}, f"{found.requests} requests came, {found.ended} ended: too few to judge"
-        figures = expect(self.known, seen, found, seed=seed)
+        figures = expect(self.known, seen, found, in_flight(scrape, seen), seed=seed)
         self.detector.take(figures, began)
         missing = sorted(measured_of(seen, found).keys() - figures.keys())
         return found, figures, f"not every simulation of such traffic has {', '.join(missing)}" if missing else ""
-
-
-def _check_engine(scrape: Scrape, known: EndpointCalibration) -> None:
-    """Refuse the metrics of an engine the calibration is not of."""
-    from headway.probe.settings import DEFAULTS
-    from headway.probe.signals import engine_of_names
-
-    found = engine_of_names(scrape.names.values())
-    if found and DEFAULTS[found].policy != known.settings.engine:
-        raise InputError(
-            f"these are the metrics of {DEFAULTS[found].policy}, and {known.name!r} is of {known.settings.engine}",
-            place="calibration",
-            hint="name the calibration of this server, or pick the server with a selector",
-        )
 
 
 def _live(url: str, window_s: float, key: Key | None, *, allow_public: bool) -> Scrape:

@@ -1,14 +1,16 @@
 """Whether a calibration still holds: live windows of a server's own metrics against simulations of the same traffic.
 
-**Expectation.** A window tells how many requests came, how long they were and what share of the prompts was cached.
-Traffic like it is simulated with the calibration's terms: Poisson arrivals at that rate (an assumption: burstier
-traffic waits longer), lengths as the engine's histograms spread them, or all of the mean where it has none, and cached
-tokens left out of the prompts. Each simulation holds as many requests as the window, so the spread over its seeds is
-the sampling error; the spread over draws of the terms is how well they are known, drift from run to run included.
+**Expectation.** A window tells how many requests came, how long they were, what share of the prompts was cached and, at
+each look, how many were in flight. A server in which so many are in flight is simulated with the calibration's terms,
+whatever brought them there (`levels`); lengths are as the engine's histograms spread them, or anything from all alike
+to evenly up to twice the mean where it has none, and cached tokens are left out of the prompts. Each simulation holds
+as many requests as the window, and as many looks drawn from its own, so the spread over its seeds is the sampling
+error; the spread over draws of the terms is how well they are known, drift from run to run included; and between the
+ways requests may come and share steps lies a range in which nothing can be told.
 
-**Rule.** x = ln(measured ÷ expected) of each figure is held to |x| ≤ tolerance, where the tolerance is the half-width
-of the terms' 90 % band and never less than asked for. What x exceeds it by, over the sampling error, is z; clipped at
-3, it enters an e-value, the mean over l = ½, 1, 2, 4 of exp(l z − l²/2), whose expectation is at most 1 while the
+**Rule.** x = ln(measured ÷ expected) of each figure is held to |x| ≤ tolerance: half of that range, and the half-width
+of the terms' 90 % band, never less than asked for. What x exceeds it by, over the sampling error, is z; clipped at 3,
+it enters an e-value, the mean over l = ½, 1, 2, 4 of exp(l z − l²/2), whose expectation is at most 1 while the
 calibration holds (if z is no heavier than a standard normal). Per figure and direction they build an e-CUSUM,
 S ← max(S, 1) · e, and their mean raises the alarm at c: windows between false alarms are then at least c on average,
 whatever the dependence between figures (Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for
@@ -17,19 +19,20 @@ sequential change detection", 2023). The clipping makes every alarm the work of 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.errors import InputError
+from headway.calibration.levels import FIGURES, Lengths, levels_of, redrawn, simulated_levels, steady
+from headway.errors import EvidenceError, InputError
 from headway.perf.endpoint_steps import DRIFT, replica_of, step_table, terms_at
-from headway.simulator import FINISHED, simulate
-from headway.types import Replica, Requests
+from headway.types import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from headway.perf.endpoint import EndpointCalibration
     from headway.probe.observed import Distribution, Observed
@@ -50,7 +53,7 @@ _CLIP = 3.0
 _BAND_SD = 1.645  # half-width of a 90 % band of a normal
 
 #: figure -> which part of the model it speaks of first
-PARTS = {"itl": "decode steps", "tpot": "decode steps", "ttft": "prefill", "e2e": "steps", "in_flight": "steps"}
+PARTS = {"itl": "decode steps", "tpot": "decode steps", "ttft": "prefill or queueing", "e2e": "steps"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,7 @@ class Expectation:
     high: float
     sampling_sd: float  # of the logarithm
     terms_sd: float  # likewise
+    range_log: float  # likewise: half of what may be, as nobody tells how requests came and shared steps
 
 
 def traffic_of(seen: Observed, osl_tokens: float | None = None) -> Traffic:
@@ -117,7 +121,7 @@ def traffic_of(seen: Observed, osl_tokens: float | None = None) -> Traffic:
         window_s=seen.end_s - seen.start_s,
         requests=max(ended + round(sum(seen.changes.get(name, 0.0) for name in ("running", "waiting"))), 0),
         ended=ended,
-        isl_tokens=_mean(prompts, counted.get("prompt_tokens", math.nan), ended),
+        isl_tokens=_mean(prompts, counted.get("prompt_tokens", math.nan), _begun(seen, ended)),
         osl_tokens=_mean(outputs, generated, ended),
         cached_frac=0.0 if math.isnan(hits) else min(hits, 1.0),
     )
@@ -130,51 +134,131 @@ def _mean(spread: Distribution | None, tokens: float, ended: int) -> float:
 
 
 def measured_of(seen: Observed, traffic: Traffic) -> dict[str, float]:
-    """Return the window's figures by name: means in seconds, and requests in flight."""
+    """Return the window's figures by name: means in seconds.
+
+    Where there are no histograms: from the time that requests spent in the engine (llama-server counts it) and, by
+    Little's law, in the queue; and else E2E from all in flight.
+    """
     found = {
         name.removesuffix("_s"): seen.distributions[name].mean
         for name in ("ttft_s", "itl_s", "tpot_s", "e2e_s")
         if name in seen.distributions and seen.distributions[name].samples
     }
-    gaps = seen.increases.get("generation_tokens", 0.0) - traffic.ended
-    if "itl" not in found and seen.increases.get("decode_busy_s", 0.0) > 0 and gaps > 0:
-        found["itl"] = seen.increases["decode_busy_s"] / gaps
-    if "running" in seen.means and "e2e" not in found:
-        found["in_flight"] = seen.means["running"] + seen.means.get("waiting", 0.0)
+    found = _counted(seen, traffic) | found
+    if "e2e" not in found and "running" in seen.means and traffic.requests:
+        found["e2e"] = (seen.means["running"] + seen.means.get("waiting", 0.0)) / traffic.per_s
     return {name: value for name, value in found.items() if 0 < value < math.inf}
+
+
+def _counted(seen: Observed, traffic: Traffic) -> dict[str, float]:
+    """Return figures from the seconds that an engine counts over all its requests."""
+    prefill_s, decode_s = (seen.increases.get(name, 0.0) for name in ("prefill_busy_s", "decode_busy_s"))
+    gaps, begun = seen.increases.get("generation_tokens", 0.0) - traffic.ended, _begun(seen, traffic.ended)
+    found = {}
+    if decode_s > 0 and gaps > 0:
+        found["itl"] = decode_s / gaps
+    if prefill_s > 0 and begun > 0 and traffic.ended:
+        found["ttft"] = prefill_s / begun + seen.means.get("waiting", 0.0) / traffic.per_s
+        found["e2e"] = found["ttft"] + decode_s / traffic.ended
+    return found
+
+
+def _begun(seen: Observed, ended: int) -> int:
+    """Return how many requests had their prompt processed: those that ended, and by how many more are running."""
+    return max(ended + round(seen.changes.get("running", 0.0)), 0)
 
 
 # --- what the calibration expects ------------------------------------------------------------------------------------
 
 
 def expect(
-    calibration: EndpointCalibration, seen: Observed, traffic: Traffic, *, seed: int = 0
+    calibration: EndpointCalibration, seen: Observed, traffic: Traffic, looks: FloatColumn, *, seed: int = 0
 ) -> dict[str, Expectation]:
     """Return the window's figures beside what the calibration expects of such traffic.
 
     A figure that some simulated draw has not (gaps between tokens, where hardly an answer has two) is left out.
+
+    Args:
+        calibration: of the server.
+        seen: the window.
+        traffic: in it.
+        looks: requests in flight at each look.
+        seed: of the draws.
+
+    Raises:
+        EvidenceError: nobody says how many requests were in flight.
+        InputError: no such request fits the calibrated server.
     """
     measured = measured_of(seen, traffic)
     base = replica_of(calibration)
-    sampled = [_simulated(base, traffic, seen, seed + 1 + draw) for draw in range(DRAWS)]
-    drawn = [_simulated(one, traffic, seen, seed) for one in _replicas(calibration, seed)]
+    evenest = [steady(traffic.per_s * measured["e2e"])] if "e2e" in measured else []  # Little's law
+    if not len(looks) and not evenest:
+        raise EvidenceError("these metrics do not tell how many requests are in flight: nothing can be expected")
+    levels = levels_of([looks, *evenest], base.settings.max_num_seqs)
+    count = min(max(traffic.requests, LEAST_REQUESTS), MOST_REQUESTS) // len(levels) + 1
+    alike, spread = (_lengths(seen, traffic, alike=one) for one in (True, False))
+
+    def logs(replica: Replica, seed: int, looked: FloatColumn) -> FloatColumn:
+        """Return the figures' logarithms: (ways to share steps and courses of requests in flight, figures)."""
+        courses = ([looked] if len(looked) else []) + evenest
+        ways = simulated_levels(replica, levels, alike, spread, count, seed)
+        rows = [way.means(course) for way in ways for course in courses]
+        rows += [ways[0].bunched(course) for course in courses]
+        with np.errstate(divide="ignore"):
+            found: FloatColumn = np.log(rows)
+        return found
+
+    chance = np.random.default_rng(seed)
+    sampled = np.array([logs(base, seed + 1 + k, redrawn(looks, chance)) for k in range(DRAWS)])
+    drawn = np.array([logs(one, seed, looks) for one in _replicas(calibration, seed)])
     found = {}
     for name, value in measured.items():
-        values, others = (np.array([figures[name] for figures in runs]) for runs in (sampled, drawn))
-        if not all((part > 0).all() and np.isfinite(part).all() for part in (values, others)):
-            continue
-        logs, moved = np.log(values), np.log(others)
-        middle, sampling_sd, terms_sd = float(logs.mean()), max(float(logs.std(ddof=1)), LEAST_SD), float(moved.std())
-        reach = _BAND_SD * math.hypot(sampling_sd, terms_sd)
-        found[name] = Expectation(
-            measured=value,
-            expected=math.exp(middle),
-            low=math.exp(middle - reach),
-            high=math.exp(middle + reach),
-            sampling_sd=sampling_sd,
-            terms_sd=terms_sd,
-        )
+        values, moved = (part[:, :, FIGURES.index(name)] for part in (sampled, drawn))
+        if np.isfinite(values).all() and np.isfinite(moved).all():
+            found[name] = _expectation(value, values, moved)
     return found
+
+
+def _lengths(seen: Observed, traffic: Traffic, *, alike: bool) -> Lengths:
+    """Return how requests are drawn: as histograms spread them, or where there are none alike or spread evenly."""
+    computed = 1 - traffic.cached_frac
+
+    def tokens(name: str, mean: float) -> Callable[[int, np.random.Generator], IntColumn]:
+        spread = seen.distributions.get(name)
+        if alike or (spread is not None and spread.samples):
+            return functools.partial(drawn_lengths, spread, mean)
+        return functools.partial(_evenly, mean)
+
+    def computed_isl(n: int, chance: np.random.Generator) -> IntColumn:
+        drawn = tokens("isl_tokens", traffic.isl_tokens)(n, chance)
+        found: IntColumn = np.maximum(np.rint(drawn * computed), 1).astype(np.int64)
+        return found
+
+    return Lengths(isl=computed_isl, osl=tokens("osl_tokens", traffic.osl_tokens))
+
+
+def _evenly(mean: float, n: int, chance: np.random.Generator) -> IntColumn:
+    """Draw lengths from 1 to about twice the mean, every one as often: their mean is the mean."""
+    places = (chance.permutation(n) + 0.5) / n
+    return np.maximum(np.rint(0.5 + places * (2 * mean - 1)), 1).astype(np.int64)
+
+
+def _expectation(value: float, sampled: FloatColumn, moved: FloatColumn) -> Expectation:
+    """Put together a figure's logarithms: (draws, ways and courses). Its errors are those at the nearer end."""
+    middles = sampled.mean(axis=0)
+    middle, range_log = float(middles.max() + middles.min()) / 2, float(np.ptp(middles)) / 2
+    end = int(middles.argmax() if math.log(value) > middle else middles.argmin())
+    sampling_sd, terms_sd = max(float(sampled[:, end].std(ddof=1)), LEAST_SD), float(moved[:, end].std())
+    reach = _BAND_SD * math.hypot(sampling_sd, terms_sd) + range_log
+    return Expectation(
+        measured=value,
+        expected=math.exp(middle),
+        low=math.exp(middle - reach),
+        high=math.exp(middle + reach),
+        sampling_sd=sampling_sd,
+        terms_sd=terms_sd,
+        range_log=range_log,
+    )
 
 
 def _replicas(calibration: EndpointCalibration, seed: int) -> list[Replica]:
@@ -194,34 +278,6 @@ def _replicas(calibration: EndpointCalibration, seed: int) -> list[Replica]:
             Replica(settings=base.settings, step=step_table(terms, base.settings), num_gpu_blocks=base.num_gpu_blocks)
         )
     return found
-
-
-def _simulated(replica: Replica, traffic: Traffic, seen: Observed, seed: int) -> dict[str, float]:
-    """Simulate such traffic; figures are over its second half, the first fills the server."""
-    chance = np.random.default_rng(seed)
-    n = min(max(traffic.requests, LEAST_REQUESTS), MOST_REQUESTS)
-    isl = drawn_lengths(seen.distributions.get("isl_tokens"), traffic.isl_tokens, 2 * n, chance)
-    requests = Requests(
-        arrive_s=np.cumsum(chance.exponential(1 / traffic.per_s, 2 * n)),
-        isl_tokens=np.maximum(np.rint(isl * (1 - traffic.cached_frac)), 1).astype(np.int64),
-        osl_tokens=drawn_lengths(seen.distributions.get("osl_tokens"), traffic.osl_tokens, 2 * n, chance),
-    )
-    done = simulate(requests, replica)
-    counted = (np.arange(2 * n) >= n) & (done.state == FINISHED)
-    if not counted.any():
-        raise InputError("no request such as the window's fits the calibrated server", place="calibration")
-    arrive, first, last = (c[counted] / 1e12 for c in (done.arrive_ps, done.first_ps, done.last_ps))
-    gaps = done.output_tokens[counted] - 1
-    some = gaps > 0
-    e2e_s = float((last - arrive).mean())
-    decode_s = (last - first)[some]
-    return {
-        "ttft": float((first - arrive).mean()),
-        "itl": float(decode_s.sum() / gaps[some].sum()) if some.any() else math.nan,
-        "tpot": float((decode_s / gaps[some]).mean()) if some.any() else math.nan,
-        "e2e": e2e_s,
-        "in_flight": traffic.per_s * e2e_s,  # Little's law
-    }
 
 
 def drawn_lengths(spread: Distribution | None, mean: float, n: int, chance: np.random.Generator) -> IntColumn:
@@ -278,7 +334,7 @@ class Detector:
         """Take in a window that began at a time."""
         for name, one in window.items():
             off = math.log(one.measured / one.expected)
-            allowed = max(_BAND_SD * one.terms_sd, math.log1p(self.tolerance_frac))
+            allowed = max(_BAND_SD * one.terms_sd, math.log1p(self.tolerance_frac)) + one.range_log
             for way in (1, -1):
                 z = min((way * off - allowed) / one.sampling_sd, _CLIP)
                 before = self.evidence.get((name, way), 0.0)
@@ -312,8 +368,5 @@ class Detector:
             return ""
         name, way = self.worst
         strong = {key for key, value in self.evidence.items() if value >= math.sqrt(self.windows_per_false_alarm)}
-        where = PARTS[name]
-        if name in ("e2e", "in_flight", "ttft"):
-            decodes = any((one, way) in strong for one in ("itl", "tpot"))
-            where = "decode steps" if decodes else "prefill or queueing"
+        where = next((PARTS[one] for one in ("itl", "tpot", "e2e") if (one, way) in strong), PARTS[name])
         return f"{where}: {'slower' if way > 0 else 'faster'} than calibrated"

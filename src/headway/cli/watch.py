@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from headway.cli.common import duration, emit, examples, key_of
-from headway.errors import InputError
+from headway.errors import EvidenceError, InputError
 
 if TYPE_CHECKING:
     from headway.api.watches import Watch, WatchedWindow
@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 @click.option("--key-env", metavar="VARIABLE", help="The environment variable with the API key.")
 @click.option("--key-file", metavar="FILE", help="The file with the API key.")
 @click.option("--allow-public", is_flag=True, help="Allow an address that is neither loopback nor private.")
-@click.option("--check", is_flag=True, help="Exit with 1 where the calibration has drifted.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 1 where the calibration has drifted, with 4 where too little could be judged.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines: one per window, then all of it.")
 def command(
     calibration: str,
@@ -97,6 +101,23 @@ def command(
         emit(f"recalibrate: {shlex.join(words)}\n")
     if found.drifted and check:
         click.get_current_context().exit(1)
+    if check:
+        _check_decided(found, windows_per_false_alarm)
+
+
+def _check_decided(found: Watch, windows_per_false_alarm: float) -> None:
+    """Refuse to say that a calibration holds where too few windows told anything.
+
+    Raises:
+        EvidenceError: they could not have raised the alarm.
+    """
+    from headway.calibration.watching import deciding_windows
+
+    least = deciding_windows(windows_per_false_alarm)
+    if found.judged < least:
+        raise EvidenceError(
+            f"{found.judged} of {len(found.windows)} windows could be judged, {least} are needed: nothing is decided"
+        )
 
 
 def recalibrating(
@@ -134,11 +155,9 @@ def _line(window: WatchedWindow) -> str:
     lengths = f"ISL {load.isl_tokens:.0f} ({load.cached_frac:.0%} cached), OSL {load.osl_tokens:.0f}"
     lines = [f"{head}  {load.requests} requests, {load.per_s:.3g}/s, {lengths}"]
     for name, one in window.figures.items():
-        factor, unit = (1.0, "") if name == "in_flight" else (1e3, " ms")
-        low, high = one.low * factor, one.high * factor
         lines.append(
-            f"    {name:<9} measured {one.measured * factor:.4g}{unit}, expected {one.expected * factor:.4g}{unit} "
-            f"(90 %: {low:.4g} to {high:.4g}), {one.measured / one.expected - 1:+.0%}"
+            f"    {name:<4} measured {1e3 * one.measured:.4g} ms, expected {1e3 * one.expected:.4g} ms "
+            f"(90 %: {1e3 * one.low:.4g} to {1e3 * one.high:.4g}), {one.measured / one.expected - 1:+.0%}"
         )
     lines += [f"    {window.note}"] if window.note else []
     return "\n".join(lines) + "\n"
