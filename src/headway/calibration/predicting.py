@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from headway.perf.endpoint import EndpointCalibration
     from headway.probe.nouns import Load, Sent
+    from headway.simulator import Simulation
     from headway.types import FloatColumn, Replica, Requests
 
 DRAWS = 100
@@ -133,10 +134,18 @@ def _outside(calibration: EndpointCalibration, load: Load) -> tuple[str, ...]:
     found = []
     if "context" in valid and longest > valid["context"][1]:
         found.append(f"contexts of {longest:,} tokens: calibrated up to {valid['context'][1]:,.0f}")
-    clients = load.concurrency or 0
-    if "batch" in valid and min(clients, calibration.settings.max_num_seqs) > valid["batch"][1]:
-        found.append(f"{clients} at once: calibrated up to {valid['batch'][1]:,.0f}")
+    if "batch" in valid and (batch := most_running(load, replica_of(calibration))) > valid["batch"][1]:
+        found.append(f"{batch} at once: calibrated up to {valid['batch'][1]:,.0f}")
     return tuple(found)
+
+
+def most_running(load: Load, replica: Replica) -> int:
+    """Return how many requests of a load are in flight at once, as far as there are seats for them."""
+    found = _simulated(load, replica)
+    done = found.last_ps >= 0
+    events_ps = np.concatenate([found.last_ps[done], found.arrive_ps[done]])
+    steps = np.repeat([-1, 1], done.sum())[np.argsort(events_ps, kind="stable")]  # at one instant, ends first
+    return min(int(np.cumsum(steps).max(initial=0)), replica.settings.max_num_seqs)
 
 
 # --- the figures of a run -------------------------------------------------------------------------------
@@ -144,12 +153,16 @@ def _outside(calibration: EndpointCalibration, load: Load) -> tuple[str, ...]:
 
 def simulated_figures(load: Load, replica: Replica) -> dict[str, float]:
     """Return the figures of a load on one replica."""
-    turnaround_s = 0.0 if load.concurrency is None else load.turnaround_s + replica.frontend_s
-    found = simulate(load.requests, replica, concurrency=load.concurrency, turnaround_s=turnaround_s)
+    found = _simulated(load, replica)
     sent = replace(load.requests, arrive_s=np.maximum(found.arrive_ps, 0) / 1e12)
     order = np.argsort(sent.arrive_s, kind="stable")
     became = served(sent, found, replica, 1, itl_percentiles_frac=())
     return _figures(sent, became, order)
+
+
+def _simulated(load: Load, replica: Replica) -> Simulation:
+    turnaround_s = 0.0 if load.concurrency is None else load.turnaround_s + replica.frontend_s
+    return simulate(load.requests, replica, concurrency=load.concurrency, turnaround_s=turnaround_s)
 
 
 def measured_figures(sent: Sent) -> dict[str, float]:
