@@ -415,6 +415,17 @@ def test_tokens_that_come_together_are_no_gaps_of_zero_in_a_tpot(endpoint: Endpo
     assert measured.output_tokens.tolist() == [OSL_TOKENS] * 3
 
 
+def test_an_answer_that_comes_all_at_once_has_a_tpot_that_nobody_can_tell(endpoint: Endpoint) -> None:
+    tpot = scored(sent(endpoint, dict.fromkeys(range(3), faults.at_once))).latency["tpot"]
+    assert (tpot.samples, tpot.unknown) == (0, 3)
+    done = sent(endpoint, {0: faults.at_once, 1: faults.in_pieces(40, 0.01), 2: faults.in_pieces(40, 0.01)})
+    tpot = scored(done).latency["tpot"]
+    assert (tpot.samples, tpot.unknown) == (2, 1)
+    assert tpot.at(0.5) > 0
+    assert "1 answers of several tokens came all at once" in explained(done)
+    assert codes(done) == ["", "", ""]
+
+
 def test_a_closed_loop_goes_on_after_faults(endpoint: Endpoint) -> None:
     script = {0: faults.reset_at_once, 1: faults.status(500), 2: faults.hang(1), 5: faults.cut(2, reset=True)}
     done = sent(endpoint, script, count=8, limits=IMPATIENT, concurrency=2)
@@ -508,7 +519,9 @@ def test_an_answer_is_counted_once_and_only_where_it_comes_again(
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
 @pytest.mark.parametrize(
-    "fault", [faults.status(403), faults.status(500), faults.reset_at_once, faults.hang(None)], ids=["403", "500", "reset", "hung"]
+    "fault",
+    [faults.status(403), faults.status(500), faults.reset_at_once, faults.hang(None)],
+    ids=["403", "500", "reset", "hung"],
 )
 def test_a_tokenizer_that_fails_costs_the_turn_that_needs_it(
     endpoint: Endpoint, api: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
