@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headway.calibration.drawing import FRACS, LEAST_LOG_SD, METRICS, Arrivals, Lengths, draws_of, stated_run, unsaid
+from headway.calibration.levels import in_flight
 from headway.calibration.runs import LEAST_REQUESTS, Run, Stated, StatedFigure
 from headway.calibration.watching import drawn_lengths, traffic_of
 from headway.errors import EvidenceError, InputError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from headway.calibration.watching import Traffic
     from headway.probe.nouns import Scrape
     from headway.probe.observed import Distribution, Observed
-    from headway.types import FloatColumn, Metric
+    from headway.types import Metric
 
 #: Windows a scrape is cut into at most, and the fewest scrapes and requests one should have.
 _MOST_WINDOWS, _LEAST_SCRAPES, _ENOUGH_REQUESTS = 4, 12, 100
@@ -147,18 +148,9 @@ def _seen_lengths(spread: Distribution | None, mean: float) -> Lengths:
     return Lengths(mean=mean, draw=functools.partial(drawn_lengths, spread, max(mean, 1.0)))
 
 
-def _in_flight(scrape: Scrape, seen: Observed) -> FloatColumn:
-    """Return the requests in the system at every look within a window."""
-    inside = (scrape.time_s >= seen.start_s) & (scrape.time_s <= seen.end_s)
-    parts = [scrape.values[name][inside] for name in ("running", "waiting") if name in scrape.values]
-    total = np.sum(parts, axis=0) if parts else np.zeros(0)
-    known: FloatColumn = total[np.isfinite(total)]
-    return known
-
-
 def _arrivals(scrape: Scrape, seen: Observed, traffic: Traffic) -> Arrivals:
     """Return a closed loop where the number in flight hardly moves, else arrivals at the window's rate."""
-    inside = _in_flight(scrape, seen)[1:-1]  # the first and the last look may be outside the load
+    inside = in_flight(scrape, seen)[1:-1]  # the first and the last look may be outside the load
     if len(inside) >= _LEAST_LOOKS and inside.max() >= 1 and inside.var() < _CLOSED_DISPERSION * inside.mean():
         return Arrivals(concurrency=round(float(inside.max())))
     return Arrivals(rate_per_s=traffic.per_s)
@@ -171,7 +163,7 @@ def _observed_figures(scrape: Scrape, seen: Observed, traffic: Traffic) -> tuple
     gap_s = _mean_gap_s(seen, traffic)
     if "tpot" not in known and gap_s > 0:
         found.append(StatedFigure(metric="tpot", frac=None, value_s=gap_s, log_sd=LEAST_LOG_SD, weighed=True))
-    inside = _in_flight(scrape, seen)
+    inside = in_flight(scrape, seen)
     if "e2e" not in known and len(inside) > 1 and inside.mean() > 0 and traffic.per_s > 0:
         error = math.hypot(LEAST_LOG_SD, float(inside.std() / math.sqrt(len(inside)) / inside.mean()))
         mean_s = float(inside.mean()) / traffic.per_s  # Little's law
