@@ -310,6 +310,12 @@ def _tgi(ledger: Ledger, server: Server, metrics: str) -> None:
 
 
 def _llama_cpp(ledger: Ledger, server: Server, metrics: str) -> None:
+    """Read llama-server's `/props`, which answers with and without `--props`.
+
+    Its `/slots` is not asked: the number of slots is `total_slots`, all are of one `n_ctx`, that of `/props`, also
+    where they share one buffer, and the rest is the state of a moment (xllamacpp 2026.10.11549; a test holds it to
+    that).
+    """
     del metrics
     props = server.told("/props")
     length = _heard("max_model_len", _mapping(props.get("default_generation_settings")).get("n_ctx"))
