@@ -127,6 +127,19 @@ def test_simulate_writes_pictures(scenario: str, capsys: Captured) -> None:
     }
 
 
+def test_simulate_counts_who_hung_up_by_themselves(scenario: str, capsys: Captured) -> None:
+    rows = [f"{k / 10:.1f},200,50,{'' if k % 5 else f'{k / 10 + 0.05:.2f}'}\n" for k in range(50)]
+    Path("gone.csv").write_text("".join(["arrive_s,isl_tokens,osl_tokens,abort_s\n", *rows]))
+    out = shown(capsys, "simulate", scenario, "--accelerator", "h100", "--trace", "gone.csv", "--out", "sim")
+    assert "40 finished, 0 failed, 10 cancelled by their clients, 0 unfinished" in " ".join(out.split())
+    assert "never" not in out
+    trace = read_trace("sim/requests.parquet", order="refuse")
+    assert trace.measured is not None
+    became = served_of(trace.requests, trace.measured, trace.names["error"])
+    again = outcome(trace.requests, became, Slo(objectives=()), "simulated")
+    assert (again.finished, again.failed, again.cancelled) == (40, 0, 10)
+
+
 def test_what_simulate_writes_scores_as_it_said(scenario: str, capsys: Captured) -> None:
     words = ("simulate", scenario, "--accelerator", "l40s", "--rate-factor", "20", "--requests", "1500", "--out", "sim")
     made = document(capsys, *words)["outcome"]

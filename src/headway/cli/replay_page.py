@@ -148,7 +148,7 @@ def _answered(found: Replayed) -> Table:
     fracs = sorted({frac for one in shown.values() for frac in one.quantiles_s})
     rows = tuple((m.upper(), *(latency_at(one, frac) for frac in fracs)) for m, one in shown.items())
     columns = ("", *map(percentile, fracs))
-    note = "An SLO is held against the figures above, in which a failed request never gets there."
+    note = "An SLO is held against the figures above, in which what failed or did not end never gets there."
     title = "Of the answered requests alone, measured"
     return Table(title=title, columns=columns, align="l" + "r" * len(fracs), rows=rows, note=note if rows else "")
 

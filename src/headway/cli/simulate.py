@@ -165,7 +165,8 @@ def _counted(found: Simulated) -> str:
     o = found.outcome
     return (
         f"{o.arrived:,} requests in a window of {seconds(o.window_s)}: {o.finished:,} finished, {o.failed:,} failed, "
-        f"{o.unfinished:,} unfinished ({found.requests:,} simulated in {found.steps:,} engine steps)"
+        + f"{o.cancelled:,} cancelled by their clients, " * bool(o.cancelled)
+        + f"{o.unfinished:,} unfinished ({found.requests:,} simulated in {found.steps:,} engine steps)"
     )
 
 
