@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 import pkgutil
 import re
 import socket
+import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -20,6 +22,8 @@ pytest.importorskip("aiohttp")
 from headway import probe
 from headway.errors import InputError
 from headway.probe.address import base_of, checked_address
+from headway.probe.apart import apart
+from headway.probe.bodies import Answer
 from headway.probe.costs import limits
 from headway.probe.faults import EXPLAINED, code_of_status
 from headway.probe.flight import retry_after_s
@@ -27,6 +31,8 @@ from headway.probe.handshake import spoken_instead
 from headway.probe.keys import Key
 from headway.probe.nouns import ERRORS
 from headway.probe.reading import Reading, shortened
+from headway.probe.turns import Ready, Turns
+from headway.types import Requests
 
 
 def test_a_key_shows_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -238,6 +244,47 @@ def test_a_key_is_found_where_it_was_escaped() -> None:
     key = Key('a/b"c\\d', "test")
     for quoted in ('a/b"c\\d', r"a\/b\"c\\d", repr('a/b"c\\d'), json.dumps({"key": 'a/b"c\\d'})):
         assert "b" not in key.hidden_in(quoted)
+
+
+def test_what_goes_apart_comes_back_and_is_waited_for_by_nobody_who_left() -> None:
+    def fails() -> None:
+        raise InputError("nobody answers")
+
+    async def run() -> None:
+        assert await apart(divmod, 7, 2) == (3, 1)
+        assert await apart(threading.get_ident) != threading.get_ident()
+        with pytest.raises(InputError, match="nobody answers"):
+            await apart(fails)
+        waiting = asyncio.create_task(apart(for_ever.wait))
+        await asyncio.sleep(0)
+        waiting.cancel()
+
+    for_ever = threading.Event()
+    asyncio.run(run())  # to end, it must not wait for the thread
+    for_ever.set()
+
+
+def test_all_later_turns_share_what_was_noted_of_an_answer() -> None:
+    ones, seen = np.ones(3, np.int64), []
+
+    class Bodies:
+        path, forced = "/v1/completions", True
+
+        def body(self, row: int, answers: dict[int, Answer]) -> bytes:
+            seen.append([answers[turn].token_ids for turn in sorted(answers)])
+            for turn, answer in answers.items():
+                answer.token_ids = (turn,)
+            return b""
+
+    async def run() -> None:
+        turns = Turns(Requests(arrive_s=np.zeros(3), isl_tokens=ones, osl_tokens=ones, session_id=np.zeros(3)))
+        ready = Ready(Bodies(), turns, 3)
+        for row in range(3):
+            await ready.take(row)
+            turns.over(row, "", 0.0, "said", [])
+
+    asyncio.run(run())
+    assert seen == [[], [None], [(0,), None]]
 
 
 def test_the_room_names_its_modules() -> None:

@@ -21,7 +21,7 @@ EXPLAINED = {
     "status-503": "The server was not available (503), as often as retries were allowed.",
     "disconnected": "The stream ended in the middle of the answer.",
     "malformed": "What came was no stream of events as the API defines it.",
-    "server-error": "The server reported an error inside the stream.",
+    "server-error": "The server accepted the request (200) and answered with an error.",
     "no-tokens": "The answer was complete and had no token.",
     "stopped-early": "The answer had fewer tokens than it was told to have, though stop tokens were to be ignored.",
     "too-long": "The answer had more tokens than max_tokens allows.",

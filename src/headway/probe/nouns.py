@@ -24,7 +24,7 @@ ERRORS = (
     "status-503",
     "disconnected",  # in the middle of the stream
     "malformed",  # a chunk that is no JSON, or none of the API's
-    "server-error",  # an error inside the stream
+    "server-error",  # an error inside the stream, or in place of one
     "no-tokens",  # an answer without a single token
     "stopped-early",  # fewer tokens than asked for, though told to ignore stop tokens
     "too-long",  # more tokens than max_tokens
