@@ -175,22 +175,19 @@ def status(code: int, **headers: str) -> Fault:
     return fault
 
 
-def saying(before: bytes, after: bytes, *, code: int = 200) -> Fault:
-    """An answer that is no stream, with the key that was sent in it."""
+def without_stream(said: bytes, *, code: int = 200) -> Fault:
+    """All that is said, in place of a stream; `%s` in it is the key that was sent."""
 
     async def fault(exchange: Exchange) -> None:
-        said = before + exchange.headers["Authorization"].encode() + after
-        await exchange.head(code, {"Content-Length": str(len(said))}, chunked=False)
-        await exchange.raw(said)
+        full = said.replace(b"%s", exchange.headers.get("Authorization", "").encode())
+        await exchange.head(code, {"Content-Length": str(len(full))}, chunked=False)
+        await exchange.raw(full)
 
     return fault
 
 
-async def quoting_the_key(exchange: Exchange) -> None:
-    """A refusal that repeats the key it refuses, as some servers' do."""
-    said = json.dumps({"error": {"message": f"Incorrect API key: {exchange.headers}"}}).encode()
-    await exchange.head(401, {"Content-Type": "application/json", "Content-Length": str(len(said))}, chunked=False)
-    await exchange.raw(said)
+#: A refusal that repeats the key it refuses, as some servers' do.
+quoting_the_key = without_stream(b'{"error": {"message": "Incorrect API key: %s"}}', code=401)
 
 
 async def later(exchange: Exchange) -> None:
