@@ -129,7 +129,7 @@ def replay(
         check_interval(scrape_interval_s)
     checked_address(url, allow_public=limits.allow_public)
     known = None if calibration is None else calibration_for(calibration, pace)
-    wanted = traffic_of(source, pace, requests=requests, window_s=window_s, seed=seed)
+    wanted = traffic_of(source, pace, requests=requests, window_s=window_s, seed=seed, most=limits.requests)
     if cancel_frac:
         wanted = _cancelling(wanted, cancel_frac, cancel_after_s, seed)
     endpoint = discover(url, model=model, key=key, engine=engine, overrides=settings)

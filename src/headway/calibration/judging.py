@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import t as student
 
-from headway.calibration.fitting import fit
-from headway.calibration.parameters import most_in_flight
+from headway.calibration.fitting import LEAST_RUNS, fit
+from headway.calibration.parameters import most_in_flight, parameters
 from headway.calibration.predicting import FIGURES
-from headway.calibration.simulated import simulated_times, stated_logs
-from headway.perf.endpoint import EndpointCalibration, FittedRun, Uncertainty
+from headway.calibration.runs import independent
+from headway.calibration.simulated import largest_step, simulated_times, stated_logs
+from headway.perf.endpoint import SCALARS, EndpointCalibration, FittedRun, Uncertainty
 from headway.perf.endpoint_steps import step_table
 from headway.types import Replica
 
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
     from headway.calibration.runs import Run, Stated
     from headway.types import EngineSettings, FloatColumn
 
-#: A term whose standard deviation the runs left at more than this share of the prior's is not identified.
+#: An entry whose standard deviation the runs left at more than this share of the prior's is not identified.
 _UNTOLD_FRAC = 0.7
 #: Beyond this many fewer draws suffice: only a spread is taken of them.
 _DRAWS = 24
-#: Fewer runs cannot be left out in turn.
-LEAST_RUNS = 3
+_ASSUMED_DRIFT = f"assumed: fewer than {LEAST_RUNS} independent runs do not tell how far they lie apart"
 _CONFIDENCE_FRAC = 0.9
 
 
@@ -51,19 +51,19 @@ def judge(
         about: `name`, `made`, `engine`, `engine_version`, `model`, `hardware`, `weight_dtype`, `kv_dtype`.
         progress: told how many runs have been left out, of how many.
     """
-    errors: list[dict[str, float]] = []
-    spreads: list[dict[str, float]] = []
-    for k, run in enumerate(runs):
-        if len(runs) >= LEAST_RUNS:
-            others = [other for other in runs if other is not run]
-            without = fit(others, settings, num_gpu_blocks, params=found.parameters, start=found)
-            leave = _predicted if run.stated is None else _predicted_stated
-            predicted, spread = leave(without, run, settings, num_gpu_blocks)
-            errors.append(_log_ratios(predicted, run_figures(run)))
-            spreads.append(spread)
-        progress(k + 1, len(runs))
-    misfit = _misfits(errors, spreads) if errors else {}
-    sd = np.sqrt(np.diag(found.covariance))
+    errors: list[dict[str, float]] = [{} for _ in runs]
+    spreads: list[dict[str, float]] = [{} for _ in runs]
+    alone = independent(runs)
+    for done, left_out in enumerate(alone if len(alone) >= LEAST_RUNS else (), 1):
+        others = [run for k, run in enumerate(runs) if k not in left_out]
+        params = parameters(others, settings, like=found.parameters)
+        without = fit(others, settings, num_gpu_blocks, params=params)
+        for k in left_out:
+            leave = _predicted if runs[k].stated is None else _predicted_stated
+            predicted, spreads[k] = leave(without, runs[k], settings, num_gpu_blocks)
+            errors[k] = _log_ratios(predicted, run_figures(runs[k]))
+        progress(done, len(alone))
+    misfit = _misfits(errors, spreads)
     return EndpointCalibration(
         name=about["name"],
         made=about["made"],
@@ -82,11 +82,11 @@ def judge(
             covariance=tuple(tuple(map(float, row)) for row in found.covariance),
             drift_log_sd=found.drift_log_sd,
             misfit_log_sd=misfit,
-            not_identified=_untold(found, sd),
+            not_identified=_untold(found) | ({} if len(alone) >= LEAST_RUNS else {"drift_log_sd": _ASSUMED_DRIFT}),
         ),
         bands_frac={name: band for name in FIGURES if (band := _band(errors, name)) is not None},
-        valid=_valid(runs, settings),
-        runs=tuple(_fitted(run, errors[k] if errors else {}) for k, run in enumerate(runs)),
+        valid=_valid(found, runs, settings, num_gpu_blocks),
+        runs=tuple(_fitted(run, errors[k]) for k, run in enumerate(runs)),
     )
 
 
@@ -197,23 +197,33 @@ def _log_ratios(predicted: Mapping[str, float], measured: Mapping[str, float]) -
 
 
 def _misfits(errors: Sequence[Mapping[str, float]], spreads: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the misfit of every figure; what no run tells is no surer than what is nearest to it.
+    """Return what errors scatter by beyond the spread that was expected of them, for every figure.
 
-    Of a tail that is its median; of the rate, the median E2E: in a closed loop each is the other's inverse, by Little's
-    law.
+    A few runs may show none by chance, so no figure's is less than that of all figures of its rank together. What no
+    run tells is no surer than what is nearest to it: of a tail its median; of the rate the median E2E, as in a closed
+    loop each is the other's inverse (Little's law).
     """
-    found = {name: _misfit(errors, spreads, name) for name in FIGURES}
+    excess = {name: _excess(errors, spreads, name) for name in FIGURES}
+    tails = [name for name in FIGURES if name.endswith(".p95")]
+    found: dict[str, float] = {}
+    for group in (tails, [name for name in FIGURES if name not in tails]):
+        least = _beyond([value for name in group for value in excess[name]])
+        found |= {name: max(_beyond(excess[name]), least) for name in group if excess[name]}
     for name in FIGURES:
         near = "e2e.p50" if name == _RATE else name.replace(".p95", ".p50")
-        found[name] = found[near] if math.isnan(found[name]) else found[name]
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        if name not in found and near in found:
+            found[name] = found[near]
+    return {name: found[name] for name in FIGURES if name in found}
 
 
-def _misfit(errors: Sequence[Mapping[str, float]], spreads: Sequence[Mapping[str, float]], name: str) -> float:
-    """Return what errors scatter by beyond the spread that was expected of them."""
+def _excess(errors: Sequence[Mapping[str, float]], spreads: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    """Return each run's squared error less the variance that was expected of it."""
     pairs = [(one[name], spread[name]) for one, spread in zip(errors, spreads, strict=True) if name in one]
-    excess = [error**2 - spread**2 for error, spread in pairs if math.isfinite(spread)]
-    return math.sqrt(max(sum(excess) / len(excess), 0.0)) if excess else math.nan
+    return [error**2 - spread**2 for error, spread in pairs if math.isfinite(spread)]
+
+
+def _beyond(excess: Sequence[float]) -> float:
+    return math.sqrt(max(sum(excess) / len(excess), 0.0)) if excess else 0.0
 
 
 def _band(errors: Sequence[Mapping[str, float]], name: str) -> tuple[float, float] | None:
@@ -226,26 +236,29 @@ def _band(errors: Sequence[Mapping[str, float]], name: str) -> tuple[float, floa
     return math.expm1(-reach), math.expm1(reach)
 
 
-def _untold(found: Fit, sd: FloatColumn) -> dict[str, str]:
-    """Name the terms that the runs did not tell."""
-    prior = found.parameters.prior_sd()
+def _untold(found: Fit) -> dict[str, str]:
+    """Name the terms that the runs did not tell: of a table's first place and a small term, its size; else its rise."""
+    params, sd = found.parameters, np.sqrt(np.diag(found.covariance))
+    first = {params.names[0], params.names[len(params.decode_knots)], *SCALARS}
+    what = {True: "the runs do not tell it", False: "the runs do not tell its rise over the place before"}
+    told = zip(params.names, params.prior_sd(), sd, found.entries_sd / params.spreads, strict=True)
     return {
-        name: f"the runs do not tell it: ±{100 * math.expm1(min(before, 3)):.0f} % without them, "
+        name: f"{what[name in first]}: ±{100 * math.expm1(min(before, 3)):.0f} % without them, "
         f"±{100 * math.expm1(min(after, 3)):.0f} % with them"
-        for name, before, after in zip(found.parameters.names, prior, sd, strict=True)
-        if after > _UNTOLD_FRAC * before
+        for name, before, after, left_frac in told
+        if left_frac > _UNTOLD_FRAC
     }
 
 
-def _valid(runs: Sequence[Run], settings: EngineSettings) -> dict[str, tuple[float, float]]:
-    longest = max(int((run.requests.isl_tokens + run.requests.osl_tokens).max()) for run in runs)
-    prompts = [run.requests.isl_tokens for run in runs]
-    busiest = max(min(most_in_flight(run), settings.max_num_seqs) for run in runs)
-    tokens = min(max(float(np.sort(isl)[-min(busiest, len(isl)) :].sum()) for isl in prompts), 1e9)
+def _valid(
+    found: Fit, runs: Sequence[Run], settings: EngineSettings, num_gpu_blocks: int
+) -> dict[str, tuple[float, float]]:
+    """Return what of a step the runs reached: sequences, tokens in one step (as simulated), and a sequence's length."""
+    replica = _replica(found, found.logs, 0.0, settings, num_gpu_blocks)
     return {
-        "batch": (1.0, float(busiest)),
-        "tokens": (1.0, float(min(tokens, settings.max_num_batched_tokens))),
-        "context": (0.0, float(longest)),
+        "batch": (1.0, float(max(min(most_in_flight(run), settings.max_num_seqs) for run in runs))),
+        "tokens": (1.0, float(max(largest_step(run, replica) for run in runs))),
+        "context": (0.0, float(max((run.requests.isl_tokens + run.requests.osl_tokens).max() for run in runs))),
     }
 
 

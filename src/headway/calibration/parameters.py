@@ -104,14 +104,19 @@ def _share(logit: float) -> float:
     return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
 
 
-def parameters(runs: Sequence[Run], settings: EngineSettings) -> Parameters:
+def parameters(runs: Sequence[Run], settings: EngineSettings, like: Parameters | None = None) -> Parameters:
     """Choose the terms that runs could tell, and where to begin.
 
     The steps of prompts begin at what a token of a prompt seems to take, and at their first knot at a step's time.
+
+    Args:
+        runs: what they are to be fitted to.
+        settings: the scheduler's.
+        like: have the knots of these instead.
     """
-    decode = _knots(_most_running(runs, settings), _powers(settings.max_num_seqs, 2))
     most = min(max(_largest(run, settings) for run in runs), settings.max_num_batched_tokens)
-    mixed = _knots(most, _MIXED_KNOTS)
+    decode = like.decode_knots if like else _knots(_most_running(runs, settings), _powers(settings.max_num_seqs, 2))
+    mixed = like.mixed_knots if like else _knots(most, _MIXED_KNOTS)
     step_s, token_s = _looks(runs)
     d, m = len(decode), len(mixed)
     centres, spreads = np.zeros(d + m + len(SCALARS)), np.full(d + m + len(SCALARS), _SLOPE_SD)

@@ -175,7 +175,7 @@ def measured_figures(sent: Sent) -> dict[str, float]:
 
     trace = sent.trace
     assert trace.measured is not None  # the client always measures
-    became = served_of(trace.requests, trace.measured)
+    became = served_of(trace.requests, trace.measured, trace.names.get("error", ()))
     return _figures(trace.requests, became, np.argsort(trace.requests.arrive_s, kind="stable"))
 
 

@@ -16,7 +16,7 @@ from headway.workload.readers import read_trace
 from headway.workload.selection import take
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from headway.probe.nouns import Sent
     from headway.types import BoolColumn, FloatColumn, Metric, Requests
@@ -143,6 +143,14 @@ class Run:
     def evidence(self) -> str:
         """What it is known by: `requests`, a `summary` or `metrics`."""
         return "requests" if self.stated is None else self.stated.evidence
+
+
+def independent(runs: Sequence[Run]) -> list[set[int]]:
+    """Return the places of runs that are independent of all others: those of one group count as one."""
+    found: dict[str, set[int]] = {}
+    for k, run in enumerate(runs):
+        found.setdefault(run.group or f"\0{k}", set()).add(k)
+    return list(found.values())
 
 
 def run_of(sent: Sent) -> Run:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.simulator import simulate
+from headway.simulator import record, simulate
+from headway.workload import take
 
 if TYPE_CHECKING:
     from headway.calibration.runs import Run, Stated, StatedFigure
@@ -31,6 +32,14 @@ def simulated_times(run: Run, replica: Replica) -> tuple[FloatColumn, FloatColum
         tpot_s = np.where(gaps > 0, (last - first) / gaps, np.nan)
     sends_s = found.arrive_ps / _PS_PER_S
     return sends_s, first + replica.frontend_s - sends_s, tpot_s
+
+
+def largest_step(run: Run, replica: Replica) -> int:
+    """Return the most tokens of one step of a run, simulated."""
+    sends_s, _, _ = simulated_times(run, replica)
+    order = np.argsort(sends_s, kind="stable")
+    schedule = record(replace(take(run.requests, order), arrive_s=sends_s[order]), replica)
+    return max(step.tokens for step in schedule.steps)
 
 
 def covariance_of(run: Run, stated: Stated, replica: Replica) -> FloatColumn:

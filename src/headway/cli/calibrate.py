@@ -183,7 +183,8 @@ def _terms(made: EndpointCalibration) -> Table:
         columns=("term", "fitted", "standard error"),
         align="lrr",
         rows=tuple(rows),
-        note=f"from one run to the next all steps together move by ±{units.show_frac(made.uncertainty.drift_log_sd)}",
+        note=f"from one run to the next all steps together move by ±{units.show_frac(made.uncertainty.drift_log_sd)}"
+        + (" (assumed)" if "drift_log_sd" in made.uncertainty.not_identified else ""),
     )
 
 

@@ -61,7 +61,7 @@ class Uncertainty:
         drift_log_sd: how far all step times together move from one run to another on that machine.
         misfit_log_sd: figure (`ttft.p50`, …) -> what its logarithm scatters by beyond terms and drift, as seen on runs
             left out of the fit.
-        not_identified: term -> why the runs do not tell it: it stands at its assumption.
+        not_identified: term, or `drift_log_sd` -> why the runs do not tell it: it stands at its assumption.
     """
 
     terms: tuple[str, ...]

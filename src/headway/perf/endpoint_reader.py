@@ -268,7 +268,7 @@ def _uncertainty(node: Node, terms: StepTerms) -> Uncertainty:
         covariance=_covariance(entries["covariance"], len(names)),
         drift_log_sd=entries["drift_log_sd"].number(least=0.0, most=_MOST_LOG_SD),
         misfit_log_sd=_misfits(entries["misfit_log_sd"]),
-        not_identified=_reasons(entries["not_identified"], known),
+        not_identified=_reasons(entries["not_identified"], (*known, "drift_log_sd")),
     )
 
 
