@@ -50,7 +50,7 @@ NAMES = [point.name for point in POINTS]
 #: Lengths of the calibration's requests, evenly spread over their logarithms: they cover all points.
 ISL_TOKENS, OSL_TOKENS = (8, 128), (4, 48)
 #: Seconds for the calibration, and for a usual point in each round.
-BUDGET_S, SECONDS = 120.0, 16.0
+BUDGET_S, SECONDS = 120.0, 14.0
 #: Times that all points are sent.
 ROUNDS = 2
 #: A point that takes so many times as long as its arrivals is given up: what is in flight then counts as failed.
