@@ -126,7 +126,10 @@ def counted(
 Evidence = tuple[str, "EngineSettings", "list[Run]", Fit]
 
 
-@pytest.fixture(scope="module", params=["vllm-bench", pytest.param("guidellm", marks=pytest.mark.nightly), "metrics"])
+SUMMARIES = [pytest.param(form, marks=pytest.mark.nightly) for form in ("vllm-bench", "guidellm")]
+
+
+@pytest.fixture(scope="module", params=[*SUMMARIES, "metrics"])
 def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """A fit to evidence of one kind, of a truth."""
     folder, kind = tmp_path_factory.mktemp("evidence"), request.param
